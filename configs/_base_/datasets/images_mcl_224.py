@@ -1,0 +1,26 @@
+# Any folder of images: recursive, no labels, no list file. ImageNet as it unpacks.
+data_root = "data/imagenet/train/"
+
+train_pipeline = [
+    dict(type="LoadImageOrRaise"),
+    dict(type="MultiLevelViews", size=224, ratios=(1, 2, 4, 8)),
+    dict(type="PackInputs"),
+]
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=8,
+    persistent_workers=True,
+    pin_memory=True,
+    drop_last=True,
+    collate_fn=dict(type="default_collate"),
+    sampler=dict(type="ReplayableSampler", batch_size=128),
+    dataset=dict(
+        type="ReplayableDataset",
+        dataset=dict(
+            type="CustomDataset",
+            data_root=data_root,
+            with_label=False,
+            pipeline=train_pipeline,
+        ),
+    ),
+)

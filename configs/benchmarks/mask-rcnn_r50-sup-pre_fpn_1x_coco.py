@@ -1,0 +1,6 @@
+# The supervised twin: the backbone from torchvision's ImageNet classifier.
+_base_ = "mask-rcnn_r50-random_fpn_1x_coco.py"
+
+model = dict(
+    backbone=dict(init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet50"))
+)

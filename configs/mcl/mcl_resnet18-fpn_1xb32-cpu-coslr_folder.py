@@ -1,0 +1,52 @@
+# Tiny: a ResNet-18 of half width on small images, for a CPU and a first look.
+# `--cfg-options train_dataloader.dataset.dataset.data_root=FOLDER` for own images.
+_base_ = [
+    "../_base_/models/mcl_resnet50-fpn.py",
+    "../_base_/datasets/images_mcl_224.py",
+    "../_base_/default_runtime.py",
+]
+
+size = 96  # tiles of 96, 48, 24 and 12 pixels, each 3 x 3 cells
+max_iters = 1000
+
+model = dict(
+    data_preprocessor=dict(montage=dict(size=size)),
+    backbone=dict(depth=18, stem_channels=32, base_channels=32),
+    neck=dict(in_channels=[32, 64, 128, 256], out_channels=128),
+    head=dict(loss=dict(temperature=0.2)),
+)
+model["neck"]["projector"] = dict(hid_channels=512, out_channels=128)
+model["head"]["predictor"] = dict(in_channels=128, hid_channels=512, out_channels=128)
+
+train_pipeline = [
+    dict(type="LoadImageOrRaise"),
+    dict(type="MultiLevelViews", size=size, ratios=(1, 2, 4, 8)),
+    dict(type="PackInputs"),
+]
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=2,
+    pin_memory=False,
+    sampler=dict(batch_size=32),
+    dataset=dict(dataset=dict(data_root="data/images/", pipeline=train_pipeline)),
+)
+
+# LARS is for thousands of images per step; with 32, SGD.
+optim_wrapper = dict(
+    type="OptimWrapper",
+    optimizer=dict(type="SGD", lr=0.05, momentum=0.9, weight_decay=1e-4),
+    clip_grad=dict(max_norm=10),
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=50),
+    dict(
+        type="CosineAnnealingLR",
+        T_max=max_iters,
+        by_epoch=False,
+        begin=0,
+        end=max_iters,
+    ),
+]
+train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters)
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=max_iters))
+auto_scale_lr = dict(base_batch_size=32)

@@ -1,0 +1,144 @@
+"""Samples that can be drawn again: same seed, epoch and index, same sample.
+
+A run that is resumed must go on as if it had never stopped, with any number of
+workers. So the sampler hands out keys instead of bare indices, and the data set
+seeds every generator from the key before it runs its pipeline.
+"""
+
+import random
+from collections.abc import Iterator, Sized
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmengine.dist import get_dist_info, sync_random_seed
+from mmpretrain.registry import DATA_SAMPLERS, DATASETS
+from torch.utils.data import Dataset, Sampler
+
+from ..errors import InputError
+from .loading import UnreadableImage
+
+# Unreadable files in a row after which a sample gives up.
+MAX_REPLACEMENTS = 100
+
+
+class SampleKey(NamedTuple):
+    """What a sample's draws depend on."""
+
+    seed: int
+    epoch: int
+    index: int
+
+
+@DATASETS.register_module()
+class ReplayableDataset(Dataset):
+    """Wrap a data set so that a :class:`SampleKey` gives the same sample always.
+
+    An unreadable image is replaced by another one, drawn
+    from the same key; the sample's ``replaced`` metainfo maps its path to the reason.
+
+    Args:
+        dataset: config or instance of any data set of MMPretrain whose samples
+            have ``data_samples``.
+
+    Raises:
+        InputError: when 100 files in a row cannot be read.
+    """
+
+    def __init__(self, dataset: dict | Dataset) -> None:
+        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        if len(self.dataset) == 0:
+            raise InputError("dataset: it holds no images; check its data_root")
+
+    @property
+    def metainfo(self) -> dict:
+        return self.dataset.metainfo
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey | int) -> dict:
+        if not isinstance(key, SampleKey):
+            key = SampleKey(0, 0, int(key))
+        index, replaced = key.index, {}
+        for attempt in range(MAX_REPLACEMENTS):
+            rng = np.random.SeedSequence([*key, attempt])
+            _seed_generators(rng)
+            try:
+                sample = self.dataset[index]
+            except UnreadableImage as error:
+                replaced[error.path] = str(error)
+                index = int(np.random.default_rng(rng).integers(len(self)))
+                continue
+            sample["data_samples"].set_metainfo(dict(replaced=replaced))
+            return sample
+        raise InputError(
+            f"dataset: {MAX_REPLACEMENTS} images in a row are unreadable, among them "
+            f"{next(iter(replaced.items()))}; check the folder"
+        )
+
+
+def _seed_generators(sequence: np.random.SeedSequence) -> None:
+    """Seed the generators that transforms draw from: Python, NumPy, torch (CPU)."""
+    numpy_seed, torch_seed, python_seed = map(int, sequence.generate_state(3))
+    np.random.seed(numpy_seed)
+    torch.default_generator.manual_seed(torch_seed)
+    random.seed(python_seed)
+
+
+@DATA_SAMPLERS.register_module()
+class ReplayableSampler(Sampler):
+    """Endless stream of keys, one permutation of the data set after the other.
+
+    Short batches are dropped: an epoch holds N // (batch_size * processes)
+    batches. A resumed run skips what it has seen without loading it.
+
+    Args:
+        dataset: a :class:`ReplayableDataset`.
+        batch_size: images per process and iteration, as in the data loader.
+        seed: the run's seed; drawn, and agreed on by all processes, when None.
+        shuffle: whether an epoch is a permutation or the data set's order.
+
+    Raises:
+        InputError: when the data set is smaller than one batch of all processes.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized,
+        batch_size: int,
+        seed: int | None = None,
+        shuffle: bool = True,
+    ) -> None:
+        self.rank, self.world_size = get_dist_info()
+        self.num_images = len(dataset)
+        self.per_epoch = self.num_images // (batch_size * self.world_size) * batch_size
+        if self.per_epoch == 0:
+            raise InputError(
+                f"dataset: {self.num_images} images are fewer than one batch of "
+                f"{batch_size} x {self.world_size} processes; lower batch_size"
+            )
+        self.seed = sync_random_seed() if seed is None else seed
+        self.shuffle = shuffle
+        self.skipped = 0
+
+    def skip(self, num_samples: int) -> None:
+        """Start ``num_samples`` samples (of this process) later."""
+        self.skipped = num_samples
+
+    def __iter__(self) -> Iterator[SampleKey]:
+        epoch, offset = divmod(self.skipped, self.per_epoch)
+        while True:
+            for index in self._epoch(epoch)[offset:]:
+                yield SampleKey(self.seed, epoch, int(index))
+            epoch, offset = epoch + 1, 0
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        order = np.arange(self.num_images)
+        if self.shuffle:
+            np.random.default_rng([self.seed, epoch]).shuffle(order)
+        return order[: self.per_epoch * self.world_size][self.rank :: self.world_size]
+
+    def __len__(self) -> int:
+        """Samples of one process in an epoch."""
+        return self.per_epoch

@@ -1,0 +1,85 @@
+"""MCL: multi-level contrastive learning for dense prediction (arXiv 2304.02010)."""
+
+import torch
+from mmpretrain.models.selfsup.base import BaseSelfSupervisor
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+from ..datasets.montage import View
+from .target import TargetNetwork
+
+
+@MODELS.register_module()
+class MCL(BaseSelfSupervisor):
+    """Pre-train backbone, FPN and the box head's convs on montage canvases.
+
+    ``backbone`` and ``neck`` are the online network, under the names a detector
+    gives them; ``target`` is their moving average, which
+    :class:`~mcl.engine.TargetUpdateHook` moves after each optimizer step.
+
+    Args:
+        backbone: any backbone of MMPretrain or MMDetection that returns C2..C5.
+        neck: config of :class:`MCLNeck`.
+        head: config of :class:`MCLHead`.
+        base_momentum: see :class:`TargetNetwork`.
+        **kwargs: passed to MMPretrain's ``BaseSelfSupervisor``.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        base_momentum: float = 0.01,
+        **kwargs,
+    ) -> None:
+        super().__init__(backbone=backbone, neck=neck, head=head, **kwargs)
+        self.target = TargetNetwork(self.backbone, self.neck, base_momentum)
+
+    def init_weights(self) -> None:
+        """Initialise the online network; the target starts as a copy of it."""
+        super().init_weights()
+        self.reset_target()
+
+    def reset_target(self) -> None:
+        """Make the target a copy of the online network, at step 0."""
+        self.target.reset(self.backbone, self.neck)
+
+    def update_target(self, total_steps: int) -> None:
+        """Move the target once; ``total_steps`` as in :class:`TargetNetwork`."""
+        self.target.update(self.backbone, self.neck, total_steps)
+
+    def loss(
+        self, inputs: list[View], data_samples: list[DataSample] | None = None
+    ) -> dict[str, Tensor]:
+        """Match the tiles of each view with the images of the other.
+
+        Args:
+            inputs: two views of B images, of :class:`MCLDataPreprocessor`.
+            data_samples: not used.
+
+        Returns:
+            One ``loss_p<i>`` for each level, the sum over both views, and figures
+            to log, their mean over both views (:meth:`MCLHead.loss`).
+        """
+        targets = self.head.gather_targets([self._targets(view) for view in inputs])
+        per_view = []
+        for view, other in zip(inputs, targets.flip(0), strict=True):
+            canvases, counts = torch.cat(view.canvases), _counts(view)
+            embeddings = self.neck(self.backbone(canvases), counts)
+            per_view.append(self.head.loss(embeddings, view.image_index, other))
+        losses = {}
+        for name in per_view[0]:
+            both = per_view[0][name] + per_view[1][name]
+            losses[name] = both if name.startswith("loss") else both / 2
+        return losses
+
+    def _targets(self, view: View) -> Tensor:
+        """Target embeddings (B, D) of the images alone."""
+        levels = None if self.neck.computation == "full" else 1
+        return self.target(torch.cat(view.canvases[:levels]), _counts(view)[:levels])
+
+
+def _counts(view: View) -> list[int]:
+    return [len(canvases) for canvases in view.canvases]

@@ -1,0 +1,91 @@
+"""From the loader's uint8 crops to normalised canvases."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from mmengine.model import ImgDataPreprocessor
+from mmpretrain.registry import MODELS, TRANSFORMS
+from torch import Tensor
+
+from ..datasets.montage import View
+from ..errors import InputError
+
+# Both views are drawn alike, each with numbers of its own.
+NUM_VIEWS = 2
+
+
+@MODELS.register_module()
+class MCLDataPreprocessor(ImgDataPreprocessor):
+    """Move crops to the device, assemble both views, normalise.
+
+    The montage is laid in uint8, a quarter of the bytes. Its draws come from a
+    generator of its own, so that a resumed run sees the same canvases.
+
+    Args:
+        montage: config of :class:`~mcl.datasets.Montage`, or of a transform that
+            takes ``crops`` and ``generator`` and adds ``view`` likewise.
+        mean, std: per RGB channel, on the scale 0..255.
+        **kwargs: passed to MMEngine's ``ImgDataPreprocessor``.
+    """
+
+    def __init__(
+        self,
+        montage: dict,
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
+        **kwargs,
+    ) -> None:
+        super().__init__(mean=mean, std=std, **kwargs)
+        self.montage = TRANSFORMS.build(montage)
+        self.generator: torch.Generator | None = None
+
+    def seed(self, *key: int) -> None:
+        """Make the next montage depend on ``key`` (seed, iteration, rank) alone."""
+        if self.generator is None:
+            self.generator = torch.Generator()
+        state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+        self.generator.manual_seed(int(state >> np.uint64(1)))
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Prepare a batch of the loader.
+
+        Args:
+            data: ``inputs`` and ``data_samples``. In training the inputs are the
+                crops of :class:`~mcl.datasets.MultiLevelViews`, one uint8
+                (B, 3, S / r, S / r) for each view and level; otherwise plain
+                images (B, 3, H, W), which are normalised only.
+
+        Returns:
+            ``inputs``, in training a list of two :class:`~mcl.datasets.View`, and
+            ``data_samples`` as they came.
+
+        Raises:
+            InputError: when the number of crops is not two views' worth.
+        """
+        data = self.cast_data(data)
+        inputs, samples = data["inputs"], data.get("data_samples")
+        if training:
+            inputs = self._views(inputs)
+        else:
+            images = inputs if isinstance(inputs, Tensor) else torch.stack(inputs)
+            inputs = self._normalise(images)
+        return dict(inputs=inputs, data_samples=samples)
+
+    def _views(self, crops: list[Tensor]) -> list[View]:
+        levels = len(self.montage.ratios)
+        if len(crops) != NUM_VIEWS * levels:
+            raise InputError(
+                f"inputs hold {len(crops)} crops, but ratios={self.montage.ratios} "
+                f"ask for {NUM_VIEWS} x {levels}: give MultiLevelViews the same ratios"
+            )
+        views = []
+        for start in range(0, len(crops), levels):
+            draw = dict(crops=crops[start : start + levels], generator=self.generator)
+            view = self.montage(draw)["view"]
+            canvases = [self._normalise(canvas) for canvas in view.canvases]
+            views.append(view._replace(canvases=canvases))
+        return views
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) / self.std

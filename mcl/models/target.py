@@ -1,0 +1,73 @@
+"""The slowly averaged copy of the network that gives the targets."""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class TargetNetwork(nn.Module):
+    """Exponential moving average of backbone and neck (paper, section 3).
+
+    It has no gradient and stays in train mode: its BN layers use the statistics
+    of its own batch, and their buffers are its own, not averaged. It is a plain
+    module without ``init_weights``, so that initialising the model does not
+    reach it; :meth:`reset` copies the online weights instead.
+
+    Args:
+        backbone, neck: the online modules to copy.
+        base_momentum: weight of the new value at the first update, as in MMEngine
+            (paper: 0.99 kept). It falls to 0 along half a cosine.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, neck: nn.Module, base_momentum: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone)
+        self.neck = copy.deepcopy(neck)
+        self.base_momentum = base_momentum
+        # Optimizer steps so far. A buffer: a resumed run goes on with the schedule.
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.requires_grad_(False)
+
+    def reset(self, backbone: nn.Module, neck: nn.Module) -> None:
+        """Copy the online weights and start the schedule anew."""
+        self.backbone.load_state_dict(backbone.state_dict())
+        self.neck.load_state_dict(neck.state_dict())
+        self.step.zero_()
+
+    def momentum(self, step: int, total_steps: int) -> float:
+        """Weight of the new value at optimizer step k of K.
+
+        The paper keeps m = 1 - (1 - 0.99) (cos(pi k / K) + 1) / 2; this is 1 - m.
+        """
+        return self.base_momentum * (math.cos(math.pi * step / total_steps) + 1) / 2
+
+    @torch.no_grad()
+    def update(self, backbone: nn.Module, neck: nn.Module, total_steps: int) -> None:
+        """Move towards the online weights, once after each optimizer step.
+
+        Args:
+            backbone, neck: the online modules.
+            total_steps: K, optimizer steps of the whole run.
+        """
+        momentum = self.momentum(int(self.step), total_steps)
+        for mine, online in ((self.backbone, backbone), (self.neck, neck)):
+            for target, source in zip(
+                mine.parameters(), online.parameters(), strict=True
+            ):
+                target.lerp_(source, momentum)
+        self.step += 1
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, counts: Sequence[int]) -> Tensor:
+        """Embed images alone: (n, 3, S, S) to (B, D), the B of level 0.
+
+        Args:
+            images: canvases of the levels that ``counts`` lists, level 0 first.
+            counts: number of canvases of each level.
+        """
+        return self.neck(self.backbone(images), counts)[0]

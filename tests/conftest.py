@@ -1,0 +1,123 @@
+"""Small things shared by the tests: images, a shrunk config, the tools."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from PIL import Image
+
+import mcl
+
+ROOT = Path(mcl.__file__).parents[1]
+DATA = ROOT / "tests" / "data"
+PRETRAINING = ROOT / "configs/mcl/mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
+TINY = ROOT / "configs/mcl/mcl_resnet18-fpn_1xb32-cpu-coslr_folder.py"
+SMALL_DETECTOR = ROOT / "configs/benchmarks/mask-rcnn_r18-mcl-pre_fpn_small.py"
+
+# Overrides that shrink the tiny recipe to a second per step.
+SHRINK = {
+    "model.data_preprocessor.montage.size": 32,
+    "model.backbone.stem_channels": 8,
+    "model.backbone.base_channels": 8,
+    "model.neck.in_channels": [8, 16, 32, 64],
+    "model.neck.out_channels": 16,
+    "model.neck.projector": dict(hid_channels=32, out_channels=16),
+    "model.head.predictor": dict(in_channels=16, hid_channels=32, out_channels=16),
+    "train_dataloader.batch_size": 8,
+    "train_dataloader.sampler.batch_size": 8,
+    "train_dataloader.num_workers": 0,
+    "train_dataloader.persistent_workers": False,
+    "train_dataloader.dataset.dataset.pipeline.1.size": 32,
+}
+
+
+@pytest.fixture(autouse=True)
+def _scope() -> None:
+    """Some tests build detectors, which changes the scope for those after them."""
+    init_default_scope("mmpretrain")
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory) -> Path:
+    """24 smooth random images, some of them in a sub-folder."""
+    folder = tmp_path_factory.mktemp("images")
+    write_images(folder, 24)
+    return folder
+
+
+def write_images(folder: Path, number: int) -> None:
+    (folder / "deeper").mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for i in range(number):
+        small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        image = small.resize((60, 48), Image.Resampling.BICUBIC)
+        image.save(folder / ("deeper" if i % 3 == 0 else ".") / f"{i:03}.jpg")
+
+
+def shrunk_config(data_root: Path, **overrides) -> Config:
+    """The shipped tiny recipe, made smaller still."""
+    cfg = Config.fromfile(TINY)
+    cfg.merge_from_dict(
+        {
+            **SHRINK,
+            "train_dataloader.dataset.dataset.data_root": str(data_root),
+            **overrides,
+        }
+    )
+    return cfg
+
+
+def shrunk_model(**overrides) -> torch.nn.Module:
+    """The model of that recipe, initialised; ``overrides`` are of ``model.*``."""
+    overrides = {f"model.{k}": v for k, v in overrides.items()}
+    model = MODELS.build(shrunk_config(Path("."), **overrides).model)
+    model.init_weights()
+    return model
+
+
+def random_views(model: torch.nn.Module, batch_size: int = 8, seed: int = 0) -> list:
+    """Two views of random crops, through the model's own preprocessor."""
+    montage = model.data_preprocessor.montage
+    generator = torch.Generator().manual_seed(seed)
+    crops = [
+        torch.randint(
+            0,
+            256,
+            (batch_size, 3, montage.size // r, montage.size // r),
+            dtype=torch.uint8,
+            generator=generator,
+        )
+        for _ in range(2)
+        for r in montage.ratios
+    ]
+    model.data_preprocessor.seed(seed)
+    return model.data_preprocessor(dict(inputs=crops), training=True)["inputs"]
+
+
+def run_tool(*args, check: bool = True, **env) -> subprocess.CompletedProcess:
+    """Run ``python ARGS`` (or bash, for a script) from the repository's root."""
+    program = ["bash"] if str(args[0]).endswith(".sh") else [sys.executable]
+    done = subprocess.run(
+        program + [str(a) for a in args],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{args} failed:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def options(overrides: dict) -> list[str]:
+    """``overrides`` as arguments after --cfg-options."""
+    return [f"{key}={value}".replace(" ", "") for key, value in overrides.items()]

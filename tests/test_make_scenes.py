@@ -1,0 +1,339 @@
+"""Tests of tools/make_scenes.py and tools/draw_detections.py."""
+
+import contextlib
+import importlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+COUNTS = dict(pretrain=5, train=24, val=4, object_size=64, scene_size=96)
+
+
+def load(name):
+    """Import a module of tools/, also for the worker processes it starts."""
+    if str(TOOLS) not in sys.path:
+        sys.path.append(str(TOOLS))
+    return importlib.import_module(name)
+
+
+compose = load("compose")
+cutouts = load("cutouts")
+draw_detections = load("draw_detections")
+make_scenes = load("make_scenes")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A small data set: its folder and its card."""
+    out = tmp_path_factory.mktemp("scenes") / "set"
+    card, written = make_scenes.build(out, make_scenes.Options(**COUNTS))
+    assert written
+    return out, card
+
+
+def open_coco(file):
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(file))
+
+
+def save_disc(file, colour=(255, 0, 255), mode="RGBA"):
+    """Save a disc on a transparent ground; 120 px, so that scenes shrink it."""
+    rgba = np.zeros((128, 128, 4), np.uint8)
+    cv2.circle(rgba, (64, 64), 60, (*colour, 255), -1)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rgba).convert(mode).save(file)
+
+
+def run(capsys, *words):
+    """Run the command line; returns exit status, stdout and stderr."""
+    status = make_scenes.main([str(word) for word in words])
+    return status, *capsys.readouterr()
+
+
+def test_two_processes_write_the_same_bytes(data, tmp_path):
+    _, card = data
+    options = make_scenes.Options(**COUNTS)
+    again, _ = make_scenes.build(tmp_path / "set", options, workers=2)
+    assert again == card
+
+
+def test_seed_changes_every_set(data, tmp_path):
+    _, card = data
+    options = make_scenes.Options(**COUNTS, seed=1)
+    other, _ = make_scenes.build(tmp_path / "set", options)
+    for name, digest in card["sha256"].items():
+        assert other["sha256"][name] != digest
+
+
+def test_pictures_have_the_asked_sizes(data):
+    out, card = data
+    assert card["images"] == {k: COUNTS[k] for k in ("pretrain", "train", "val")}
+    for split, count in card["images"].items():
+        files = sorted((out / split).glob("*.jpg"))
+        assert len(files) == count
+        for file in files:
+            with Image.open(file) as picture:
+                size = picture.size
+            if split == "pretrain":
+                assert max(size) == 64 and min(size) >= 48
+            else:
+                assert size == (96, 96)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_masks_are_disjoint_and_boxes_tight(data, split):
+    out, card = data
+    coco = open_coco(out / "annotations" / f"{split}.json")
+    assert len(coco.anns) == card["objects"][split]
+    for key in coco.imgs:
+        rows = coco.imgToAnns[key]
+        assert 1 <= len(rows) <= 6
+        masks = np.stack([coco.annToMask(row) for row in rows])
+        assert masks.sum(0).max() == 1
+        for row, mask in zip(rows, masks, strict=True):
+            y, x = np.nonzero(mask)
+            tight = [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
+            assert row["bbox"] == tight
+            assert row["area"] == mask.sum() >= compose.MIN_PIXELS
+            assert row["iscrowd"] == 0
+            assert isinstance(row["segmentation"]["counts"], str)
+
+
+def test_masks_follow_the_painted_pixels(tmp_path, monkeypatch):
+    def black(rng, grounds, height, width):
+        return np.zeros((height, width, 3), np.float32)
+
+    monkeypatch.setattr(compose, "make_ground", black)
+    save_disc(tmp_path / "disc.png")
+    source = cutouts.FolderCutouts(tmp_path)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        image, owner, classes = compose.compose_scene(rng, source, None, 96)
+        assert set(np.unique(owner)) - {-1} == set(range(len(classes)))
+        kernel = np.ones((3, 3), np.uint8)
+        # The disc is dimmed to 0.7 at most; its soft edge is one pixel wide.
+        for k in range(len(classes)):
+            own = np.pad((owner == k).astype(np.uint8), 1)
+            inner = cv2.erode(own, kernel)[1:-1, 1:-1] > 0
+            assert image[inner][:, 0].min() >= 0.65 * 255
+        outer = cv2.dilate((owner >= 0).astype(np.uint8), kernel) > 0
+        assert image[..., 1].max() == 0
+        assert image[~outer].max() <= 40
+
+
+def test_objects_span_a_scale_range_of_four(data):
+    coco = open_coco(data[0] / "annotations" / "train.json")
+    sides = [max(row["bbox"][2:]) for row in coco.anns.values()]
+    assert max(sides) >= 4 * min(sides)
+    assert max(sides) <= 0.8 * 96 + 1
+
+
+def test_mmdet_reads_the_scenes(data):
+    # An MMCV without compiled ops needs the stand-in before MMDetection.
+    importlib.import_module("mmcv_ops_fallback")
+    datasets = importlib.import_module("mmdet.datasets")
+    out, card = data
+    dataset = datasets.CocoDataset(
+        data_root=str(out),
+        ann_file="annotations/train.json",
+        data_prefix=dict(img="train/"),
+        metainfo=dict(classes=tuple(card["categories"])),
+        pipeline=[],
+    )
+    assert len(dataset) == card["images"]["train"]
+    count = sum(len(dataset.get_data_info(k)["instances"]) for k in range(len(dataset)))
+    assert count == card["objects"]["train"]
+
+
+def test_every_class_is_drawn_with_a_soft_edge():
+    source = cutouts.DrawnCutouts()
+    assert len(source.names) >= 8
+    seen = set()
+    for seed in range(80):
+        rgba, index = source.sample(np.random.default_rng(seed))
+        seen.add(index)
+        assert rgba.dtype == np.uint8 and rgba.shape[2] == 4
+        assert 80 <= max(rgba.shape) <= 160
+        alpha = rgba[..., 3]
+        assert alpha.max() == 255 and ((alpha > 0) & (alpha < 255)).any()
+    assert seen == set(range(len(source.names)))
+
+
+def test_second_run_does_nothing(tmp_path, capsys):
+    words = [tmp_path / "set", "--pretrain", 2, "--train", 1, "--val", 1]
+    status, text, _ = run(capsys, *words)
+    assert status == 0 and "wrote 2 pretrain, 1 train, 1 val" in text
+    before = (tmp_path / "set" / "card.json").stat().st_mtime_ns
+    status, text, _ = run(capsys, *words)
+    assert status == 0 and "nothing to do" in text and len(text.splitlines()) == 1
+    assert (tmp_path / "set" / "card.json").stat().st_mtime_ns == before
+
+
+def test_other_options_are_refused(tmp_path, capsys):
+    out = tmp_path / "set"
+    words = [out, "--pretrain", 2, "--train", 1, "--val", 1]
+    run(capsys, *words)
+    status, _, error = run(capsys, *words, "--seed", 3)
+    assert status == 1
+    assert str(out) in error and "--overwrite" in error and "seed" in error
+    status, _, _ = run(capsys, *words, "--seed", 3, "--overwrite")
+    assert status == 0
+    assert json.loads((out / "card.json").read_text())["options"]["seed"] == 3
+
+
+def test_unfinished_set_is_rebuilt(tmp_path, monkeypatch):
+    options = make_scenes.Options(pretrain=2, train=2, val=1)
+    whole, _ = make_scenes.build(tmp_path / "whole", options)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(make_scenes, "write_annotations", stop)
+        make_scenes.build(tmp_path / "set", options)
+    assert not (tmp_path / "set" / "card.json").exists()
+    card, written = make_scenes.build(tmp_path / "set", options)
+    assert written and card == whole
+    (tmp_path / "set" / "train" / "000001.jpg").unlink()
+    card, written = make_scenes.build(tmp_path / "set", options)
+    assert written and card == whole
+
+
+def test_foreign_folder_is_left_alone(tmp_path, capsys):
+    precious = tmp_path / "train" / "mine.jpg"
+    precious.parent.mkdir()
+    precious.write_text("mine")
+    for extra in ([], ["--overwrite"]):
+        status, _, error = run(capsys, tmp_path, *extra)
+        assert status == 1 and str(tmp_path) in error
+    (tmp_path / "card.json").write_text("[]")
+    status, _, error = run(capsys, tmp_path, "--overwrite")
+    assert status == 1 and "card.json" in error
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("classes", ["all", "one"])
+def test_folder_of_cutouts(tmp_path, classes):
+    save_disc(tmp_path / "cut" / "red" / "a.png", (255, 0, 0))
+    save_disc(tmp_path / "cut" / "blue" / "b.png", (0, 0, 255))
+    (tmp_path / "cut" / "empty").mkdir()
+    options = make_scenes.Options(
+        pretrain=1, train=4, val=1, cutouts=str(tmp_path / "cut"), classes=classes
+    )
+    card, _ = make_scenes.build(tmp_path / "set", options)
+    names = ["object"] if classes == "one" else ["blue", "red"]
+    assert card["categories"] == names
+    assert "same cut-outs" in card["reuse"]
+    assert card["options"]["cutouts"] == "cut"
+    coco = open_coco(tmp_path / "set" / "annotations" / "train.json")
+    assert sorted(entry["name"] for entry in coco.cats.values()) == names
+    # A changed folder is another data set.
+    save_disc(tmp_path / "cut" / "red" / "c.png", (200, 0, 0))
+    with pytest.raises(ValueError, match="cutouts_sha256"):
+        make_scenes.build(tmp_path / "set", options)
+
+
+def test_flat_folder_is_one_class(tmp_path):
+    save_disc(tmp_path / "a.png")
+    assert cutouts.FolderCutouts(tmp_path).names == ["object"]
+
+
+def test_unusable_cutouts_are_named(tmp_path, capsys):
+    out = tmp_path / "set"
+    status, _, error = run(capsys, out, "--cutouts", tmp_path / "none")
+    assert status == 1 and "none" in error and "folder" in error
+    (tmp_path / "empty").mkdir()
+    status, _, error = run(capsys, out, "--cutouts", tmp_path / "empty")
+    assert status == 1 and "holds no .png" in error
+    save_disc(tmp_path / "plain" / "rgb.png", mode="RGB")
+    status, _, error = run(capsys, out, "--cutouts", tmp_path / "plain")
+    assert status == 1 and "rgb.png" in error and "alpha" in error
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "bad.png").write_bytes(b"no picture")
+    status, _, error = run(capsys, out, "--cutouts", tmp_path / "broken")
+    assert status == 1 and "bad.png" in error and "cannot be read" in error
+    Image.new("RGBA", (20, 20)).save(tmp_path / "empty" / "clear.png")
+    status, _, error = run(capsys, out, "--cutouts", tmp_path / "empty")
+    assert status == 1 and "clear.png" in error and "opaque" in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "flag, value",
+    [("--train", -1), ("--scene-size", 10), ("--object-size", 3), ("--workers", 0)],
+)
+def test_bad_numbers_are_named(tmp_path, capsys, flag, value):
+    status, _, error = run(capsys, tmp_path / "set", flag, value)
+    assert status == 1
+    assert f"{flag} is {value}" in error and len(error.splitlines()) == 1
+
+
+def fake_results(out, tmp_path):
+    """Result files that repeat the truth with falling scores."""
+    content = json.loads((out / "annotations" / "val.json").read_text())
+    keys = ("image_id", "category_id", "segmentation", "bbox")
+    rows = [{k: row[k] for k in keys} for row in content["annotations"]]
+    for k, row in enumerate(rows):
+        row["score"] = 1 - k / len(rows)
+    segm, bbox = tmp_path / "ours.segm.json", tmp_path / "ours.bbox.json"
+    bbox.write_text(json.dumps([row | dict(segmentation=None) for row in rows]))
+    segm.write_text(json.dumps([row | dict(bbox=None) for row in rows]))
+    return segm, bbox
+
+
+def test_draw_detections_writes_the_grid(data, tmp_path):
+    out, _ = data
+    segm, bbox = fake_results(out, tmp_path)
+    words = [
+        out / "val",
+        out / "annotations" / "val.json",
+        tmp_path / "new" / "grid.png",
+    ]
+    words += ["--count", 2, "--result", f"masks={segm}", "--result", f"boxes={bbox}"]
+    assert draw_detections.main([str(word) for word in words]) == 0
+    with Image.open(tmp_path / "new" / "grid.png") as picture:
+        sheet = np.asarray(picture.convert("RGB")).astype(int)
+    cell, step = draw_detections.CELL, draw_detections.CELL + draw_detections.GAP
+    assert sheet.shape[:2] == (
+        draw_detections.HEADER + 2 * step,
+        draw_detections.GAP + 3 * step,
+    )
+    top, left = draw_detections.HEADER, draw_detections.GAP
+    truth, masks, boxes = (
+        sheet[top : top + cell, left + k * step : left + k * step + cell]
+        for k in range(3)
+    )
+    assert np.abs(truth - masks).max() > 0  # the scores in the labels
+    assert np.abs(masks - boxes).max() > 0  # the masks
+
+
+def test_draw_detections_names_bad_files(data, tmp_path, capsys):
+    out, _ = data
+    truth = out / "annotations" / "val.json"
+    (tmp_path / "dict.json").write_text("{}")
+    foreign = dict(image_id=999, category_id=1, score=0.5, bbox=[0, 0, 5, 5])
+    (tmp_path / "foreign.json").write_text(json.dumps([foreign]))
+    cases = [
+        ([truth, "--result", "ours"], "NAME=FILE"),
+        ([truth, "--result", f"ours={tmp_path / 'none.json'}"], "none.json is missing"),
+        ([truth, "--result", f"ours={tmp_path / 'dict.json'}"], "no list of COCO"),
+        ([truth, "--result", f"ours={tmp_path / 'foreign.json'}"], "image_id 999"),
+        ([tmp_path / "none.json"], "none.json are missing"),
+        ([tmp_path / "dict.json"], "no COCO file"),
+        ([truth, "--count", 0], "count is 0"),
+        ([truth, "--score-thr", 2], "score_thr is 2"),
+    ]
+    for words, part in cases:
+        target = [out / "val", words[0], tmp_path / "grid.png", *words[1:]]
+        assert draw_detections.main([str(word) for word in target]) == 1
+        error = capsys.readouterr().err
+        assert part in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "grid.png").exists()
