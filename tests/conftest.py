@@ -18,7 +18,7 @@ import mcl
 ROOT = Path(mcl.__file__).parents[1]
 DATA = ROOT / "tests" / "data"
 PRETRAINING = ROOT / "configs/mcl/mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
-TINY = ROOT / "configs/mcl/mcl_resnet18-fpn_1xb32-cpu-coslr_folder.py"
+TINY = ROOT / "configs/mcl/mcl_resnet18-fpn_1xb64-cpu-coslr_folder.py"
 SMALL_DETECTOR = ROOT / "configs/benchmarks/mask-rcnn_r18-mcl-pre_fpn_small.py"
 
 # Overrides that shrink the tiny recipe to a second per step.
@@ -28,8 +28,11 @@ SHRINK = {
     "model.backbone.base_channels": 8,
     "model.neck.in_channels": [8, 16, 32, 64],
     "model.neck.out_channels": 16,
-    "model.neck.projector": dict(hid_channels=32, out_channels=16),
-    "model.head.predictor": dict(in_channels=16, hid_channels=32, out_channels=16),
+    "model.neck.projector.hid_channels": 32,
+    "model.neck.projector.out_channels": 16,
+    "model.head.predictor.in_channels": 16,
+    "model.head.predictor.hid_channels": 32,
+    "model.head.predictor.out_channels": 16,
     "train_dataloader.batch_size": 8,
     "train_dataloader.sampler.batch_size": 8,
     "train_dataloader.num_workers": 0,

@@ -24,8 +24,8 @@ def brute_force(online, targets, labels, temperature):
         positives.append(cosines[label])
         negatives += [c for i, c in enumerate(cosines) if i != label]
         hits += cosines[label] == max(cosines)
-    mean = lambda values: sum(values) / len(values)  # noqa: E731
-    return mean(losses), mean(positives), mean(negatives), hits / len(losses)
+    means = [sum(v) / len(v) for v in (losses, positives, negatives)]
+    return *means, hits / len(losses)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.2])

@@ -1,4 +1,4 @@
-"""Tests of tools/make_scenes.py and tools/draw_detections.py."""
+"""Tests of tools/scenes/make_scenes.py and tools/draw_detections.py."""
 
 import contextlib
 import importlib
@@ -19,8 +19,9 @@ COUNTS = dict(pretrain=5, train=24, val=4, object_size=64, scene_size=96)
 
 def load(name):
     """Import a module of tools/, also for the worker processes it starts."""
-    if str(TOOLS) not in sys.path:
-        sys.path.append(str(TOOLS))
+    for folder in (TOOLS, TOOLS / "scenes"):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
     return importlib.import_module(name)
 
 

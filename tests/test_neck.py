@@ -133,3 +133,22 @@ def test_wrong_settings_are_named():
         MCLNeck(CHANNELS, computation="half")
     with pytest.raises(InputError, match="ratios"):
         MCLNeck(CHANNELS[1:], ratios=(1, 2, 4, 8))
+
+
+@pytest.mark.parametrize("cells, canvases", [(1, 1), (1, 2), (3, 1)])
+def test_gradient_through_tiles_is_the_numerical_one(cells, canvases):
+    # One canvas with tiles of one cell: its gradient has strides that torch's batch
+    # norm gets wrong on a CPU.
+    neck = necks()["selected"].double()
+    feature_map = torch.randn(canvases, 8, 4 * cells, 4 * cells, dtype=torch.float64)
+    weights = torch.randn(16 * canvases, 8, dtype=torch.float64)
+
+    def function(x):
+        return (neck.embed(neck.fpn_convs[1](x), 4) * weights).sum()
+
+    assert torch.autograd.gradcheck(
+        function,
+        feature_map.requires_grad_(),
+        fast_mode=True,
+        check_undefined_grad=False,
+    )

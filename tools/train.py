@@ -102,11 +102,27 @@ def use_mixed_precision(cfg: Config) -> None:
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
 
 
+def join_cpu_processes(launcher: str) -> None:
+    """Set up gloo; the host's own set-up asks every process for a CUDA device.
+
+    Raises:
+        InputError: for a launcher other than torchrun.
+    """
+    if launcher != "pytorch":
+        raise InputError(
+            f"--launcher {launcher}: without an accelerator only `pytorch` works; "
+            "use tools/dist_train.sh"
+        )
+    torch.distributed.init_process_group("gloo")
+
+
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     check_paths(cfg)
     check_labels(cfg)
+    if args.launcher != "none" and not torch.cuda.is_available():
+        join_cpu_processes(args.launcher)
     runner = Runner.from_cfg(cfg)
     if not args.allow_partial_load:
         source = cfg.load_from or f"latest checkpoint in {cfg.work_dir}"

@@ -1,10 +1,10 @@
 # A Mask R-CNN of half width on small scenes of one class, for a CPU: the detector
-# of the quickstart. `data_root` is a folder that tools/make_scenes.py wrote.
+# of the quickstart. `data_root` is a folder that tools/scenes/make_scenes.py wrote.
 _base_ = "mask-rcnn_r50-random_fpn_1x_coco.py"
 
-data_root = "data/quickstart/"
+data_root = "{{$QUICKSTART_DATA:data/quickstart/}}"
 side = 160
-width = 128
+width = 64
 max_iters = 400
 
 metainfo = dict(classes=("object",))
@@ -33,7 +33,7 @@ model = dict(
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=300, max_per_img=100),
-        rcnn=dict(sampler=dict(num=64)),
+        rcnn=dict(sampler=dict(num=32)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100), rcnn=dict(max_per_img=20)),
 )

@@ -2,5 +2,9 @@
 _base_ = "mask-rcnn_r50-random_fpn_1x_coco.py"
 
 model = dict(
-    backbone=dict(init_cfg=dict(type="Pretrained", checkpoint="torchvision://resnet50"))
+    backbone=dict(
+        init_cfg=dict(
+            _delete_=True, type="Pretrained", checkpoint="torchvision://resnet50"
+        )
+    )
 )

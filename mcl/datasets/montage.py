@@ -148,8 +148,20 @@ def cut_tiles(canvases: Tensor, ratio: int) -> Tensor:
     """Cut (n, C, r * h, r * w) maps into (n * r * r, C, h, w): undoes `lay_tiles`."""
     if ratio == 1:
         return canvases
+    if canvases.requires_grad and canvases.is_contiguous():
+        canvases.register_hook(_contiguous)
     channels, height, width = canvases.shape[1:]
     grid = canvases.view(-1, channels, ratio, height // ratio, ratio, width // ratio)
     return grid.permute(0, 2, 4, 1, 3, 5).reshape(
         -1, channels, height // ratio, width // ratio
     )
+
+
+def _contiguous(gradient: Tensor) -> Tensor:
+    """Lay out a gradient as its tensor is.
+
+    Of a single canvas with tiles of one cell it comes back with permuted strides,
+    for which torch's batch norm on the CPU (seen in 2.4 and 2.15) computes a wrong
+    gradient. Already contiguous ones, the usual case, are not copied.
+    """
+    return gradient.contiguous()

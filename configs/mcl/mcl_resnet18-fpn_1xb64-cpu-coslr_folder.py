@@ -6,13 +6,14 @@ _base_ = [
     "../_base_/default_runtime.py",
 ]
 
-size = 96  # tiles of 96, 48, 24 and 12 pixels, each 3 x 3 cells
+size = 64  # tiles of 64, 32, 16 and 8 pixels, each 2 x 2 cells
+batch_size = 64
 max_iters = 1000
 
 model = dict(
     data_preprocessor=dict(montage=dict(size=size)),
     backbone=dict(depth=18, stem_channels=32, base_channels=32),
-    neck=dict(in_channels=[32, 64, 128, 256], out_channels=128),
+    neck=dict(in_channels=[32, 64, 128, 256], out_channels=64),
     head=dict(loss=dict(temperature=0.2)),
 )
 model["neck"]["projector"] = dict(hid_channels=512, out_channels=128)
@@ -24,14 +25,14 @@ train_pipeline = [
     dict(type="PackInputs"),
 ]
 train_dataloader = dict(
-    batch_size=32,
+    batch_size=batch_size,
     num_workers=2,
     pin_memory=False,
-    sampler=dict(batch_size=32),
+    sampler=dict(batch_size=batch_size),
     dataset=dict(dataset=dict(data_root="data/images/", pipeline=train_pipeline)),
 )
 
-# LARS is for thousands of images per step; with 32, SGD.
+# LARS is for thousands of images per step; with 64, SGD.
 optim_wrapper = dict(
     type="OptimWrapper",
     optimizer=dict(type="SGD", lr=0.05, momentum=0.9, weight_decay=1e-4),
@@ -49,4 +50,4 @@ param_scheduler = [
 ]
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=max_iters))
-auto_scale_lr = dict(base_batch_size=32)
+auto_scale_lr = dict(base_batch_size=batch_size)

@@ -1,0 +1,175 @@
+"""One sentence with the path or field, a non-zero exit, nothing overwritten."""
+
+import json
+
+import pytest
+import torch
+
+from .conftest import SHRINK, SMALL_DETECTOR, TINY, options, run_tool, write_images
+
+
+def train(config, work_dir, overrides, *args, **env):
+    return run_tool(
+        "tools/train.py",
+        config,
+        "--work-dir",
+        work_dir,
+        *args,
+        "--cfg-options",
+        *options(overrides),
+        check=False,
+        **env,
+    )
+
+
+def pretraining(work_dir, folder, *args, **overrides):
+    overrides = {
+        **SHRINK,
+        "train_dataloader.dataset.dataset.data_root": folder,
+        "train_cfg.max_iters": 2,
+        "default_hooks.checkpoint.interval": 1,
+        **overrides,
+    }
+    return train(TINY, work_dir, overrides, *args)
+
+
+def said(done) -> str:
+    """The error, which must be a sentence and not a traceback."""
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.split("error: ")[-1]
+
+
+def test_missing_config(tmp_path):
+    done = run_tool("tools/train.py", tmp_path / "none.py", check=False)
+    assert f"{tmp_path}/none.py: there is no such file" in said(done)
+
+
+def test_missing_and_empty_folder(tmp_path):
+    missing, empty = tmp_path / "missing", tmp_path / "empty"
+    empty.mkdir()
+    assert f"data_root={missing}" in said(pretraining(tmp_path / "w", missing))
+    assert f"{empty} is empty" in said(pretraining(tmp_path / "w", empty))
+    assert not (tmp_path / "w").exists()
+
+
+def test_folder_without_images(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes.txt").write_text("no image")
+    assert "Found 0 files" in said(pretraining(tmp_path / "w", tmp_path / "data"))
+
+
+def test_fewer_images_than_a_batch(tmp_path):
+    write_images(tmp_path / "data", 5)
+    message = said(pretraining(tmp_path / "w", tmp_path / "data"))
+    assert "5 images are fewer than one batch of 8" in message
+
+
+def test_too_many_unreadable_images_stop_the_run_with_their_list(tmp_path):
+    folder = tmp_path / "data"
+    write_images(folder, 24)
+    bad = [folder / "001.jpg", folder / "002.jpg"]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:300])
+    done = pretraining(tmp_path / "w", folder, **{"train_cfg.max_iters": 3})
+    message = said(done)
+    assert "unreadable, more than max_fraction=0.01" in message
+    assert any(str(path) in message for path in bad)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_few_unreadable_images_are_named_and_replaced(tmp_path, workers):
+    folder = tmp_path / "data"
+    write_images(folder, 24)
+    (folder / "001.jpg").write_bytes(b"no image")
+    done = pretraining(
+        tmp_path / "w",
+        folder,
+        **{
+            "train_cfg.max_iters": 6,
+            "custom_hooks.3.max_fraction": 0.05,
+            "train_dataloader.num_workers": workers,
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    warning = "unreadable image replaced: " + str(folder / "001.jpg")
+    assert (done.stdout + done.stderr).count(warning) == 1
+
+
+def test_a_loss_that_is_not_finite(tmp_path):
+    folder = tmp_path / "data"
+    write_images(folder, 24)
+    done = pretraining(
+        tmp_path / "w",
+        folder,
+        **{
+            "train_cfg.max_iters": 20,
+            "optim_wrapper.optimizer.lr": 1e38,
+            "param_scheduler.0.start_factor": 1.0,
+        },
+    )
+    message = said(done)
+    assert "the loss is nan" in message and str(folder) in message
+    for path in (tmp_path / "w").glob("iter_*.pth"):
+        state = torch.load(path, weights_only=False)["message_hub"]
+        losses = state["log_scalars"]["train/loss"].data[0]
+        assert torch.tensor(losses).isfinite().all()
+
+
+def coco(tmp_path, categories, category_id=1):
+    root = tmp_path / "coco"
+    for split in ("train", "val"):
+        write_images(root / split, 3)
+        images = [
+            dict(id=i, file_name=f"{i:03}.jpg", height=48, width=60) for i in (1, 2)
+        ]
+        annotation = dict(
+            id=1,
+            image_id=1,
+            category_id=category_id,
+            bbox=[1, 1, 30, 30],
+            area=900,
+            iscrowd=0,
+            segmentation=[[1, 1, 31, 1, 31, 31, 1, 31]],
+        )
+        content = dict(images=images, annotations=[annotation], categories=categories)
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"{split}.json").write_text(json.dumps(content))
+    return f"{root}/"
+
+
+def detection(work_dir, root, **overrides):
+    overrides = {"load_from": "None", "train_cfg.max_iters": 1, **overrides}
+    return train(SMALL_DETECTOR, work_dir, overrides, QUICKSTART_DATA=root)
+
+
+def test_missing_annotation_file(tmp_path):
+    root = coco(tmp_path, [dict(id=1, name="object")])
+    (tmp_path / "coco/annotations/train.json").unlink()
+    message = said(detection(tmp_path / "w", root))
+    assert "ann_file" in message and "annotations/train.json" in message
+
+
+def test_labels_out_of_range(tmp_path):
+    both = [dict(id=1, name="object"), dict(id=2, name="cat")]
+    message = said(detection(tmp_path / "w", coco(tmp_path, both)))
+    assert "['cat'] are not among metainfo.classes" in message
+    root = coco(tmp_path, both[:1], category_id=7)
+    assert "category_id [7]" in said(detection(tmp_path / "w", root))
+    root = coco(tmp_path, both[:1])
+    wrong = {"model.roi_head.bbox_head.num_classes": 3}
+    assert "num_classes=3" in said(detection(tmp_path / "w", root, **wrong))
+
+
+def test_checkpoint_of_another_architecture(tmp_path):
+    root = coco(tmp_path, [dict(id=1, name="object")])
+    missing = {"load_from": tmp_path / "none.pth"}
+    message = said(detection(tmp_path / "w", root, **missing))
+    assert "none.pth: there is no such checkpoint" in message
+    other = tmp_path / "other.pth"
+    torch.save(
+        dict(state_dict={"backbone.conv1.weight": torch.zeros(64, 3, 7, 7)}), other
+    )
+    message = said(detection(tmp_path / "w", root, load_from=other))
+    assert "another architecture" in message and "backbone" in message
+    assert not list((tmp_path / "w").glob("*.pth"))

@@ -1,0 +1,102 @@
+"""Two processes, for real, with gloo."""
+
+import os
+import socket
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from mmengine.model import MMDistributedDataParallel
+
+from mcl.datasets import View
+
+from .conftest import options, random_views, run_tool, shrunk_model
+
+WORLD, BATCH = 2, 8
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def model_and_views():
+    """The model with BN in eval mode, and the views of each process."""
+    torch.manual_seed(0)
+    model = shrunk_model().eval()
+    return model, [random_views(model, BATCH, seed=rank) for rank in range(WORLD)]
+
+
+def one_process(rank: int, port: int, folder: str) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(WORLD),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    model, views = model_and_views()
+    wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
+    losses = wrapped(views[rank], mode="loss")
+    sum(v for k, v in losses.items() if k.startswith("loss")).backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    losses = {k: v.detach() for k, v in losses.items()}
+    torch.save((losses, gradients), f"{folder}/{rank}.pth")
+
+
+def whole_batch(views: list) -> list[View]:
+    """Both processes' views as those of one batch of twice the size."""
+    joined = []
+    for view in zip(*views, strict=True):
+        levels = range(len(view[0].canvases))
+        canvases = [torch.cat([v.canvases[lv] for v in view]) for lv in levels]
+        index = [
+            torch.cat([v.image_index[lv] + r * BATCH for r, v in enumerate(view)])
+            for lv in levels
+        ]
+        joined.append(View(canvases, index))
+    return joined
+
+
+def test_two_processes_equal_one_of_the_whole_batch(tmp_path):
+    mp.spawn(one_process, (free_port(), str(tmp_path)), nprocs=WORLD)
+    parts = [torch.load(tmp_path / f"{r}.pth") for r in range(WORLD)]
+    model, views = model_and_views()
+    losses = model.loss(whole_batch(views))
+    sum(v for k, v in losses.items() if k.startswith("loss")).backward()
+    for name in (k for k in losses if k.startswith(("loss", "ce"))):
+        mean = sum(part[0][name] for part in parts) / WORLD
+        assert mean.item() == pytest.approx(losses[name].item(), rel=1e-5), name
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            torch.testing.assert_close(
+                parts[0][1][name], weight.grad, rtol=1e-3, atol=1e-6, msg=name
+            )
+
+
+def test_dist_train_runs_the_recipe_on_two_processes(tmp_path, image_folder):
+    from .conftest import SHRINK, TINY
+
+    overrides = {
+        **SHRINK,
+        "train_dataloader.dataset.dataset.data_root": image_folder,
+        "train_cfg.max_iters": 2,
+        "default_hooks.logger.interval": 1,
+    }
+    done = run_tool(
+        "tools/dist_train.sh",
+        TINY,
+        WORLD,
+        "--work-dir",
+        tmp_path,
+        "--cfg-options",
+        *options(overrides),
+        OMP_NUM_THREADS="1",
+    )
+    assert done.stdout.count("no accelerator found") == 1
+    assert "Iter(train) [2/2]" in done.stdout + done.stderr
+    checkpoint = torch.load(tmp_path / "iter_2.pth", weights_only=False)
+    assert checkpoint["state_dict"]["target.step"] == 2

@@ -1,0 +1,192 @@
+"""Compose pictures from cut-outs and photographs for ``make_scenes.py``."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import skimage
+from drawings import trim
+from PIL import Image
+from pycocotools import mask as mask_utils
+
+# Photographs and textures; coffee.png is left out, its mug is one of the classes.
+GROUNDS = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "grass.png",
+    "gravel.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "rocket.jpg",
+)
+GROUND_CROP = (0.2, 0.45)  # of the short side: too little to show a whole object
+SCENE_OBJECTS = (1, 6)
+SCENE_SCALE = (0.16, 0.8)  # longest side of an object by the side of the scene
+MAIN_SCALE = (0.4, 0.95)  # the same for the main object of a pretrain picture
+SOLID = 128  # alpha from which a pixel belongs to the object
+TILT = 35.0  # degrees of rotation to either side
+MIN_VISIBLE = 0.4  # of an object's own area, or it is not placed
+MIN_PIXELS = 32  # visible pixels of an object, or it is not placed
+TRIES = 30  # cut-outs tried per wanted object
+
+
+def load_grounds():
+    """Read the photographs of the installed scikit-image (RGB uint8 arrays).
+
+    Raises:
+        FileNotFoundError: the installed package lacks one of ``GROUNDS``.
+    """
+    folder = Path(skimage.__file__).parent / "data"
+    grounds = []
+    for name in GROUNDS:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing; reinstall scikit-image from its wheel."
+            )
+        with Image.open(folder / name) as picture:
+            grounds.append(np.asarray(picture.convert("RGB")))
+    return grounds
+
+
+def make_ground(rng, grounds, height, width):
+    """A recoloured random crop of one photograph (float32, H x W x 3, 0-255)."""
+    photo = grounds[rng.integers(len(grounds))]
+    side = rng.uniform(*GROUND_CROP) * min(photo.shape[:2]) / max(height, width)
+    tall, wide = max(8, int(height * side)), max(8, int(width * side))
+    top = rng.integers(photo.shape[0] - tall + 1)
+    left = rng.integers(photo.shape[1] - wide + 1)
+    crop = photo[top : top + tall, left : left + wide]
+    crop = crop[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
+    method = cv2.INTER_AREA if tall > height else cv2.INTER_CUBIC
+    image = cv2.resize(
+        np.ascontiguousarray(crop), (width, height), interpolation=method
+    )
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + rng.integers(180)) % 180
+    hsv[..., 1] = (hsv[..., 1] * rng.uniform(0.3, 1.0)).astype(np.uint8)
+    image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.float32)
+    # Grey photographs have no hue to turn, a tint colours them as well.
+    tint = rng.uniform(0.6, 1.25) * rng.uniform(0.8, 1.2, 3)
+    return np.clip(image * tint.astype(np.float32), 0, 255)
+
+
+def make_layer(rng, rgba, longest):
+    """Flip, dim, turn and resize a cut-out to ``longest`` px on its longest side.
+
+    Returns a float32 array (H x W x 4, 0-255) with premultiplied alpha: resizing
+    straight alpha would pull the hidden colour of clear pixels into the edge.
+    """
+    layer = rgba.astype(np.float32)
+    if rng.random() < 0.5:
+        layer = layer[:, ::-1]
+    layer[..., :3] = np.clip(layer[..., :3] * rng.uniform(0.7, 1.2), 0, 255)
+    layer[..., :3] *= layer[..., 3:] / 255
+    height, width = layer.shape[:2]
+    side = int(np.hypot(height, width)) + 3
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-TILT, TILT), 1)
+    turn[:, 2] += side / 2 - width / 2, side / 2 - height / 2
+    layer = trim(cv2.warpAffine(np.ascontiguousarray(layer), turn, (side, side)))
+    scale = longest / max(layer.shape[:2])
+    size = [max(1, round(n * scale)) for n in layer.shape[1::-1]]
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(layer, size, interpolation=method)
+
+
+def pick_offset(rng, length, room, overhang):
+    """A start for ``length`` px inside ``room`` px; part ``overhang`` may stick out."""
+    low, high = -overhang * length, room - (1 - overhang) * length
+    return round(rng.uniform(low, high) if high > low else (low + high) / 2)
+
+
+def place(layer, left, top, height, width):
+    """Put a layer on an empty H x W x 4 canvas; what sticks out is cut off."""
+    canvas = np.zeros((height, width, 4), np.float32)
+    tall, wide = layer.shape[:2]
+    y, x = max(0, top), max(0, left)
+    part = layer[y - top : height - top, x - left : width - left]
+    canvas[y : top + tall, x : left + wide] = part
+    return canvas
+
+
+def blend(image, canvas):
+    """Cover an RGB image with a premultiplied RGBA canvas of the same size."""
+    return image * (1 - canvas[..., 3:] / 255) + canvas[..., :3]
+
+
+def compose_object(rng, source, grounds, longest_side):
+    """A picture of one main object, in part with a small one behind it.
+
+    Returns an RGB array (uint8); its longest side is ``longest_side`` px, the
+    other one at least three quarters of it.
+    """
+    short = longest_side
+    if rng.random() < 0.5:
+        short = round(longest_side * rng.uniform(0.75, 1))
+    height, width = (short, longest_side)[:: rng.choice([-1, 1])]
+    image = make_ground(rng, grounds, height, width)
+    wanted = [(rng.uniform(*MAIN_SCALE), 0.0)]
+    if rng.random() < 0.25:
+        wanted.insert(0, (rng.uniform(0.12, 0.28), 0.3))
+    for scale, overhang in wanted:
+        layer = make_layer(rng, source.sample(rng)[0], scale * short)
+        left = pick_offset(rng, layer.shape[1], width, overhang)
+        top = pick_offset(rng, layer.shape[0], height, overhang)
+        image = blend(image, place(layer, left, top, height, width))
+    return np.round(image).astype(np.uint8)
+
+
+def compose_scene(rng, source, grounds, side):
+    """A square scene of ``side`` px with 1 to 6 objects.
+
+    Returns the RGB picture (uint8), the owner of every pixel (int, -1 for the
+    ground, else the place in the next list) and the class index per object.
+    Later objects cover earlier ones; a draw that would hide too much of any
+    object is dropped, so a full scene may end up with fewer objects than drawn.
+
+    Raises:
+        ValueError: no cut-out of the source shows enough pixels at this size.
+    """
+    image = make_ground(rng, grounds, side, side)
+    owner, areas, classes = np.full((side, side), -1), [], []
+    wanted = rng.integers(SCENE_OBJECTS[0], SCENE_OBJECTS[1] + 1)
+    for _ in range(TRIES * wanted):
+        rgba, index = source.sample(rng)
+        scale = np.exp(rng.uniform(*np.log(SCENE_SCALE)))
+        layer = make_layer(rng, rgba, scale * side)
+        left = pick_offset(rng, layer.shape[1], side, 0.15)
+        top = pick_offset(rng, layer.shape[0], side, 0.15)
+        canvas = place(layer, left, top, side, side)
+        covered = np.where(canvas[..., 3] >= SOLID, len(areas), owner)
+        total = np.array([*areas, np.count_nonzero(layer[..., 3] >= SOLID)])
+        seen = np.bincount(covered.ravel() + 1, minlength=len(total) + 1)[1:]
+        if (seen < np.maximum(MIN_PIXELS, MIN_VISIBLE * total)).any():
+            continue
+        image, owner, areas = blend(image, canvas), covered, list(total)
+        classes.append(index)
+        if len(classes) == wanted:
+            break
+    if not classes:
+        raise ValueError(
+            f"no cut-out shows {MIN_PIXELS} pixels in a scene of {side} px; raise "
+            "--scene-size or use cut-outs with a larger solid part."
+        )
+    return np.round(image).astype(np.uint8), owner, classes
+
+
+def describe(owner, classes):
+    """COCO annotations (without ids) of the visible part of every object."""
+    notes = []
+    for k, index in enumerate(classes):
+        code = mask_utils.encode(np.asfortranarray(owner == k, dtype=np.uint8))
+        box, area = mask_utils.toBbox(code).tolist(), int(mask_utils.area(code))
+        code["counts"] = code["counts"].decode()
+        notes.append(
+            dict(
+                category_id=index + 1, segmentation=code, bbox=box, area=area, iscrowd=0
+            )
+        )
+    return notes

@@ -1,0 +1,351 @@
+"""Compose a small data set for pre-training and instance segmentation.
+
+Objects are pasted onto crops of the photographs that scikit-image ships inside
+its wheel, so nothing is downloaded. Under OUT come ``pretrain/`` (unlabelled
+pictures of one main object), ``train/`` and ``val/`` (scenes of 1 to 6
+objects), ``annotations/train.json`` and ``annotations/val.json`` (COCO format,
+masks respect occlusion) and ``card.json`` (options, counts, checksums).
+
+Every picture draws from its own random generator, seeded with
+(seed, split, index): the bytes do not depend on the number of workers. They
+may differ between versions of NumPy, OpenCV and Pillow, which the card names.
+
+    python tools/scenes/make_scenes.py OUT --pretrain 3000 --train 400 --val 200
+"""
+
+import argparse
+import json
+import multiprocessing
+import shutil
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import PIL
+import skimage
+from compose import GROUNDS, compose_object, compose_scene, describe, load_grounds
+from cutouts import DrawnCutouts, FolderCutouts, digest_files
+from PIL import Image
+
+FORMAT = 1  # raise when the same options would give other pictures
+SPLITS = ("pretrain", "train", "val")
+JPEG_QUALITY = 92
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides the content of a data set.
+
+    ``pretrain``, ``train`` and ``val`` are numbers of pictures; the sizes are
+    the longest side in pixels; ``cutouts`` is a folder or None (drawn by code);
+    ``classes`` is ``all`` or ``one`` (every object is an ``object``).
+    """
+
+    pretrain: int = 3000
+    train: int = 400
+    val: int = 200
+    object_size: int = 128
+    scene_size: int = 160
+    seed: int = 0
+    cutouts: str | None = None
+    classes: str = "all"
+
+    def __post_init__(self):
+        lowest = dict.fromkeys((*SPLITS, "seed"), 0) | dict(
+            object_size=32, scene_size=64
+        )
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
+                flag = name.replace("_", "-")
+                raise ValueError(
+                    f"--{flag} is {getattr(self, name)}; give an integer of at "
+                    f"least {low}."
+                )
+        if self.classes not in ("all", "one"):
+            raise ValueError(f"--classes is {self.classes!r}; give 'all' or 'one'.")
+
+
+def open_source(options):
+    """The cut-outs that ``options`` ask for."""
+    return FolderCutouts(options.cutouts) if options.cutouts else DrawnCutouts()
+
+
+class Composer:
+    """Writes single pictures of a data set; one per process."""
+
+    def __init__(self, out, options):
+        self.out, self.options = Path(out), options
+        self.source, self.grounds = open_source(options), load_grounds()
+
+    def make(self, job):
+        """Write picture ``index`` of a split; returns its annotations."""
+        split, index = job
+        rng = np.random.default_rng([self.options.seed, SPLITS.index(split), index])
+        notes = []
+        if split == "pretrain":
+            size = self.options.object_size
+            image = compose_object(rng, self.source, self.grounds, size)
+        else:
+            size = self.options.scene_size
+            image, owner, classes = compose_scene(rng, self.source, self.grounds, size)
+            if self.options.classes == "one":
+                classes = [0] * len(classes)
+            notes = describe(owner, classes)
+        file = self.out / split / picture_name(index)
+        Image.fromarray(image).save(file, quality=JPEG_QUALITY)
+        return notes
+
+
+def picture_name(index):
+    """File name of picture ``index`` of a split."""
+    return f"{index:06d}.jpg"
+
+
+def start_process(out, options):
+    """Prepare a worker process; it holds its composer in a global."""
+    global composer
+    cv2.setNumThreads(1)
+    composer = Composer(out, options)
+
+
+def run_job(job):
+    """Make one picture in a worker process."""
+    return composer.make(job)
+
+
+def make_pictures(out, options, workers):
+    """Write all pictures; returns the annotation lists per split, in order."""
+    jobs = [(s, k) for s in SPLITS for k in range(getattr(options, s))]
+    if workers == 1:
+        notes = list(map(Composer(out, options).make, jobs))
+    else:
+        context = multiprocessing.get_context("spawn")
+        setup = dict(initializer=start_process, initargs=(out, options))
+        with ProcessPoolExecutor(workers, context, **setup) as pool:
+            notes = list(pool.map(run_job, jobs, chunksize=16))
+    found = {split: [] for split in SPLITS}
+    for (split, _), note in zip(jobs, notes, strict=True):
+        found[split].append(note)
+    return found
+
+
+def write_annotations(file, notes, side, names):
+    """Write one COCO file; ids count from 1 in the order of the pictures."""
+    images = [
+        dict(id=k + 1, file_name=picture_name(k), height=side, width=side)
+        for k in range(len(notes))
+    ]
+    pairs = [(k + 1, note) for k, group in enumerate(notes) for note in group]
+    annotations = [
+        dict(id=n + 1, image_id=k, **note) for n, (k, note) in enumerate(pairs)
+    ]
+    categories = [dict(id=k + 1, name=name) for k, name in enumerate(names)]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    file.write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def digest_sets(out):
+    """SHA-256 per file set: the files of a set joined in the order of names."""
+    sets = {split: sorted((out / split).glob("*.jpg")) for split in SPLITS}
+    for split in SPLITS[1:]:
+        sets[f"annotations/{split}.json"] = [out / "annotations" / f"{split}.json"]
+    return {
+        name: digest_files([f for f in files if f.is_file()])
+        for name, files in sets.items()
+    }
+
+
+def card_options(options, source):
+    """Options as the card keeps them: a folder by its name and content."""
+    folder = options.cutouts and Path(options.cutouts).resolve().name
+    content = dict(cutouts=folder, cutouts_sha256=source.digest, format=FORMAT)
+    return asdict(options) | content
+
+
+def make_card(out, options, source, notes, names):
+    """All that ``card.json`` says about a finished data set."""
+    reuse = (
+        "Objects are drawn anew for every picture; train and val share the drawing "
+        "code and the grounds, not the drawings."
+    )
+    if options.cutouts:
+        reuse = (
+            "pretrain, train and val draw from the same cut-outs and grounds: val "
+            "measures new arrangements of known objects, not new objects."
+        )
+    return dict(
+        options=card_options(options, source),
+        images={split: len(notes[split]) for split in SPLITS},
+        objects={split: sum(map(len, notes[split])) for split in SPLITS[1:]},
+        categories=names,
+        reuse=reuse,
+        grounds=[f"skimage/data/{name}" for name in GROUNDS],
+        versions=dict(
+            numpy=np.__version__,
+            opencv=cv2.__version__,
+            pillow=PIL.__version__,
+            scikit_image=skimage.__version__,
+        ),
+        sha256=digest_sets(out),
+    )
+
+
+def read_card(file):
+    """Read a ``card.json``.
+
+    Raises:
+        ValueError: the file is no card of this tool.
+    """
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        card = {}
+    if not {"options", "images", "sha256"} <= set(card):
+        raise ValueError(
+            f"{file} is no card of this tool; name a new or empty folder as OUT."
+        )
+    return card
+
+
+def is_complete(out, options, source, overwrite):
+    """Whether OUT already holds this data set.
+
+    Raises:
+        ValueError: OUT holds something that may not be replaced.
+    """
+    card, partial = out / "card.json", out / "partial.json"
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"OUT {out} is a file; name a folder.")
+    if not card.is_file():
+        if out.exists() and any(out.iterdir()) and not partial.is_file():
+            raise ValueError(
+                f"OUT {out} holds files but no card of this tool; name a new or "
+                "empty folder."
+            )
+        return False
+    stored = read_card(card)
+    if overwrite:
+        return False
+    wanted = card_options(options, source)
+    differ = [k for k in wanted if stored["options"].get(k) != wanted[k]]
+    if differ:
+        raise ValueError(
+            f"OUT {out} holds a data set made with other options "
+            f"({', '.join(differ)}); name another folder or add --overwrite."
+        )
+    return stored["sha256"] == digest_sets(out)
+
+
+def build(out, options, workers=1, overwrite=False):
+    """Make the data set in folder ``out`` unless it is already there.
+
+    A set that was begun but not finished, or lacks files, is made anew.
+
+    Args:
+        out: folder; created if missing.
+        options: an :class:`Options`.
+        workers: number of processes, at least 1.
+        overwrite: replace a data set made with other options.
+
+    Returns:
+        The card (dict) and whether anything was written (bool).
+
+    Raises:
+        ValueError, FileNotFoundError: options, cut-outs or ``out`` do not fit.
+    """
+    if workers < 1:
+        raise ValueError(f"--workers is {workers}; give an integer of at least 1.")
+    out, source = Path(out), open_source(options)
+    card_file, partial = out / "card.json", out / "partial.json"
+    if is_complete(out, options, source, overwrite):
+        return read_card(card_file), False
+    out.mkdir(parents=True, exist_ok=True)
+    # This marker is what tells an unfinished set from a folder of somebody else.
+    partial.write_text("{}\n", encoding="utf-8")
+    card_file.unlink(missing_ok=True)
+    for name in (*SPLITS, "annotations"):
+        shutil.rmtree(out / name, ignore_errors=True)
+        (out / name).mkdir()
+    notes = make_pictures(out, options, workers)
+    names = ["object"] if options.classes == "one" else source.names
+    for split in SPLITS[1:]:
+        file = out / "annotations" / f"{split}.json"
+        write_annotations(file, notes[split], options.scene_size, names)
+    card = make_card(out, options, source, notes, names)
+    partial.write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    partial.replace(card_file)
+    return card, True
+
+
+def parse_args(argv):
+    """Command line to namespace."""
+    default = Options()
+    parser = argparse.ArgumentParser(
+        description="Compose an unlabelled object set and COCO scenes, offline."
+    )
+    parser.add_argument("out", metavar="OUT", help="folder of the data set")
+    for split in SPLITS:
+        parser.add_argument(
+            f"--{split}",
+            type=int,
+            default=getattr(default, split),
+            help=f"number of {split} pictures (default %(default)s)",
+        )
+    parser.add_argument(
+        "--object-size",
+        type=int,
+        default=default.object_size,
+        help="longest side of pretrain pictures (default %(default)s)",
+    )
+    parser.add_argument(
+        "--scene-size",
+        type=int,
+        default=default.scene_size,
+        help="side of the scenes in px (default %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument(
+        "--cutouts",
+        metavar="DIR",
+        help="folder of RGBA cut-outs, a sub-folder per class (default: drawn by code)",
+    )
+    parser.add_argument(
+        "--classes",
+        choices=("all", "one"),
+        default=default.classes,
+        help="'one' calls every object 'object'",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="number of processes")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a data set made with other options",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Run the command line; returns the exit status."""
+    given = vars(parse_args(argv))
+    out, workers = given.pop("out"), given.pop("workers")
+    overwrite, start = given.pop("overwrite"), time.perf_counter()
+    try:
+        card, written = build(out, Options(**given), workers, overwrite)
+    except (OSError, ValueError) as error:
+        print(f"make_scenes: {error}", file=sys.stderr)
+        return 1
+    count = ", ".join(f"{number} {split}" for split, number in card["images"].items())
+    if written:
+        took = time.perf_counter() - start
+        print(f"{out}: wrote {count} pictures in {took:.1f} s.")
+    else:
+        print(f"{out}: complete with these options ({count} pictures), nothing to do.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
