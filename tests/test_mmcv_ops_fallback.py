@@ -274,11 +274,11 @@ def test_focal_loss_mean_divides_by_rows():
 
 
 def test_focal_loss_of_certain_mistakes_is_exact():
-    logits = torch.tensor([[-60.0, 60.0]], requires_grad=True)
+    logits = torch.tensor([[-100.0, 100.0]], requires_grad=True)
     target = torch.tensor([0])
     loss = ops.sigmoid_focal_loss(logits, target, 2.0, 0.25, None, "none")
     loss.sum().backward()
-    assert_close(loss, np.array([[0.25 * 60, 0.75 * 60]]))
+    assert_close(loss, np.array([[0.25 * 100, 0.75 * 100]]))
     assert_close(logits.grad, np.array([[-0.25, 0.75]]))
 
 
