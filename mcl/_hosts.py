@@ -3,6 +3,8 @@
 from importlib.util import find_spec
 
 import mmcv_ops_fallback
+import numpy as np
+import torch
 
 _missing = [p for p in ("mmengine", "mmcv", "mmdet", "mmpretrain") if not find_spec(p)]
 if _missing:
@@ -10,4 +12,32 @@ if _missing:
         f"mcl needs {', '.join(_missing)}: run `pip install -r requirements.txt`"
     )
 
+
+def _let_checkpoints_load() -> None:
+    """Declare what the original MMEngine keeps in a checkpoint safe to load.
+
+    From torch 2.6 on `torch.load` refuses its HistoryBuffer; the maintained
+    MMEngine takes care of that itself.
+    """
+    from mmengine.logging import HistoryBuffer
+    from mmengine.runner import checkpoint
+
+    if hasattr(checkpoint, "_safe_torch_load"):
+        return
+    core = getattr(np, "_core", None) or np.core
+    torch.serialization.add_safe_globals(
+        [
+            HistoryBuffer,
+            getattr,
+            core.multiarray._reconstruct,
+            core.multiarray.scalar,
+            np.ndarray,
+            np.dtype,
+            np.dtypes.Float64DType,
+            np.dtypes.Int64DType,
+        ]
+    )
+
+
 mmcv_ops_fallback.install()
+_let_checkpoints_load()

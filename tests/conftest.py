@@ -111,7 +111,12 @@ def run_tool(*args, check: bool = True, **env) -> subprocess.CompletedProcess:
     done = subprocess.run(
         program + [str(a) for a in args],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        env={
+            "OMP_WAIT_POLICY": "PASSIVE",  # with workers, spinning threads starve them
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            **env,
+        },
         capture_output=True,
         text=True,
         timeout=600,

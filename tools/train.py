@@ -14,12 +14,9 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-import mmcv_ops_fallback
-from mcl.engine import LoadReportHook
+from mcl.engine import LoadReportHook, NonFiniteLossHook
 from mcl.errors import InputError
 from mcl.preflight import adapt_to_cpu, check_labels, check_paths
-
-mmcv_ops_fallback.install()
 
 
 def parse_args() -> argparse.Namespace:
@@ -127,6 +124,8 @@ def main() -> None:
     if not args.allow_partial_load:
         source = cfg.load_from or f"latest checkpoint in {cfg.work_dir}"
         runner.register_hook(LoadReportHook(source))
+    if not any(isinstance(hook, NonFiniteLossHook) for hook in runner.hooks):
+        runner.register_hook(NonFiniteLossHook())
     runner.train()
 
 

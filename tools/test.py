@@ -1,0 +1,50 @@
+"""Evaluate a detector: python tools/test.py CONFIG CKPT [--work-dir DIR]"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from mcl.engine import LoadReportHook
+from mcl.errors import InputError
+from mcl.preflight import adapt_to_cpu, check_paths
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("checkpoint")
+    parser.add_argument("--work-dir", help="where the log goes")
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction)
+    parser.add_argument(
+        "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
+    )
+    args = parser.parse_args()
+    if not Path(args.config).is_file():
+        raise InputError(f"config {args.config}: there is no such file")
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    cfg.load_from = args.checkpoint
+    cfg.work_dir = args.work_dir or str(Path("work_dirs") / Path(args.config).stem)
+    if not cfg.get("test_evaluator"):
+        raise InputError(
+            f"config {args.config}: it has no test_evaluator; give a detector's config"
+        )
+    check_paths(cfg)
+    if not torch.cuda.is_available():
+        print(adapt_to_cpu(cfg), flush=True)
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(LoadReportHook(args.checkpoint))
+    runner.test()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
