@@ -38,10 +38,13 @@ with socket.socket() as s:
     print(s.getsockname()[1])')"
 fi
 
+# mcl is found without being installed.
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec python -m torch.distributed.run \
     --nnodes "$nodes" \
     --node_rank "${NODE_RANK:-0}" \
     --master_addr "${MASTER_ADDR:-127.0.0.1}" \
     --master_port "$port" \
     --nproc_per_node "$gpus" \
-    "$(dirname "${BASH_SOURCE[0]}")/train.py" "$config" --launcher pytorch "${@:3}"
+    "$root/tools/train.py" "$config" --launcher pytorch "${@:3}"

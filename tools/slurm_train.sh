@@ -24,6 +24,9 @@ gpus="${GPUS:-8}"
 gpus_per_node="${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}"
 read -r -a srun_args <<<"${SRUN_ARGS:-}"
 
+# mcl is found without being installed.
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec srun \
     --partition "$partition" \
     --job-name "$job_name" \
@@ -33,5 +36,5 @@ exec srun \
     --cpus-per-task "${CPUS_PER_TASK:-5}" \
     --kill-on-bad-exit 1 \
     ${srun_args[@]+"${srun_args[@]}"} \
-    python -u "$(dirname "${BASH_SOURCE[0]}")/train.py" "$config" \
+    python -u "$root/tools/train.py" "$config" \
     --work-dir "$work_dir" --launcher slurm "${@:5}"
