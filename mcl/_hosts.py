@@ -2,9 +2,10 @@
 
 from importlib.util import find_spec
 
-import mmcv_ops_fallback
 import numpy as np
 import torch
+
+import mmcv_ops_fallback
 
 _missing = [p for p in ("mmengine", "mmcv", "mmdet", "mmpretrain") if not find_spec(p)]
 if _missing:
