@@ -7,7 +7,9 @@ import torch
 
 import mmcv_ops_fallback
 
-_missing = [p for p in ("mmengine", "mmcv", "mmdet", "mmpretrain") if not find_spec(p)]
+# The fallback installs itself, and speaks up where MMCV is missing.
+__all__ = ["mmcv_ops_fallback"]
+_missing = [p for p in ("mmengine", "mmdet", "mmpretrain") if not find_spec(p)]
 if _missing:
     raise ImportError(
         f"mcl needs {', '.join(_missing)}: run `pip install -r requirements.txt`"
@@ -40,5 +42,4 @@ def _let_checkpoints_load() -> None:
     )
 
 
-mmcv_ops_fallback.install()
 _let_checkpoints_load()

@@ -4,6 +4,7 @@ The online network already bears the detector's names, so this is a choice by
 prefix; what remains is to prove that everything arrives.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,13 +30,28 @@ def load_weights(path: str) -> dict[str, Tensor]:
     Raises:
         InputError: when there is no such file, or no weights in it.
     """
-    if not Path(path).is_file():
-        raise InputError(f"{path}: there is no such checkpoint")
-    checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu")
+    checkpoint = read_checkpoint(path)
     weights = checkpoint.get("state_dict", checkpoint)
     if not weights or not all(isinstance(w, Tensor) for w in weights.values()):
         raise InputError(f"{path}: it holds no weights (no `state_dict` of tensors)")
-    return weights
+    return {name.removeprefix("module."): w for name, w in weights.items()}
+
+
+def read_checkpoint(path: str) -> dict:
+    """The content of a checkpoint file, on the CPU.
+
+    Raises:
+        InputError: when there is no such file, or it is no checkpoint.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such checkpoint")
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location="cpu")
+    except Exception as error:  # unpickling raises many kinds
+        raise InputError(f"{path}: it is no checkpoint, or damaged") from error
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"{path}: it holds a {type(checkpoint).__name__}, no weights")
+    return checkpoint
 
 
 def to_detector(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -62,8 +78,13 @@ def to_detector(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _refuse_untrained(weights: Mapping[str, Tensor]) -> None:
-    """A BN layer that counted no batch stands behind a conv nothing was read from."""
+    """A BN layer that counted no batch stands behind a conv nothing was read from.
+
+    Of the backbone it may be that its statistics were frozen on purpose.
+    """
     for name, tensor in weights.items():
+        if name.startswith("backbone."):
+            continue
         if name.endswith("num_batches_tracked") and tensor.item() == 0:
             layer = name.removesuffix(".num_batches_tracked")
             raise InputError(
@@ -93,6 +114,16 @@ def save_for_detector(
             "and box head need BN (neck.norm_cfg, bbox_head.norm_cfg), four shared "
             f"convs and the checkpoint's backbone; {out} is not written\n{report}"
         )
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    torch.save(dict(state_dict=dict(weights)), out)
+    _write(dict(state_dict=dict(weights)), Path(out))
     return report
+
+
+def _write(content: dict, out: Path) -> None:
+    """Write ``out`` whole or not at all."""
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, partial)
+        os.replace(partial, out)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{out}: it cannot be written ({error})") from error

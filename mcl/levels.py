@@ -26,8 +26,9 @@ def check_ratios(ratios: Sequence[int], num_maps: int = 4) -> tuple[int, ...]:
             targets) is not the first.
     """
     allowed = [2**i for i in range(num_maps)]
-    ratios = tuple(ratios)
-    ascending = list(ratios) == sorted(set(ratios))
+    ratios = tuple(ratios) if isinstance(ratios, Sequence) else (ratios,)
+    whole = all(isinstance(r, int) for r in ratios)
+    ascending = whole and list(ratios) == sorted(set(ratios))
     if not ratios or ratios[0] != 1 or not ascending or not set(ratios) <= set(allowed):
         raise InputError(
             f"ratios={ratios}: give ascending ratios out of {allowed} that begin "
@@ -42,6 +43,8 @@ def check_size(size: int) -> int:
     Raises:
         InputError: when it is not a positive multiple of 32.
     """
+    if not isinstance(size, int):
+        raise InputError(f"size={size!r}: the canvas side is a whole number of pixels")
     if size < COARSEST_STRIDE or size % COARSEST_STRIDE:
         down = max(size // COARSEST_STRIDE, 1) * COARSEST_STRIDE
         raise InputError(

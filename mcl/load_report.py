@@ -42,11 +42,12 @@ class LoadReport:
     ) -> "LoadReport":
         """Compare by name and shape; BN's batch counters do not matter."""
         parts: dict[str, Part] = {}
+        # The runner takes this prefix of a distributed wrapper off, too.
+        weights = {k.removeprefix("module."): w for k, w in weights.items()}
         for name in sorted(set(weights) | set(model)):
-            bare = name.removeprefix("module.")
-            if bare.endswith("num_batches_tracked"):
+            if name.endswith("num_batches_tracked"):
                 continue
-            part = parts.setdefault(_part_of(bare), Part())
+            part = parts.setdefault(_part_of(name), Part())
             if name not in weights:
                 part.missing.append(name)
             elif name not in model:
@@ -68,11 +69,21 @@ class LoadReport:
         for name in TRUNK:
             part = self.parts.get(name, Part())
             brought = part.loaded or part.mismatched or part.unexpected
+            wanted = part.loaded or part.mismatched or part.missing
             if name in promised and not part.loaded:
                 problems.append(f"{name}: no weight of it fits")
-            elif brought and part.problem():
+            elif brought and wanted and part.problem():
                 problems.append(f"{name}: {part.problem()}")
         return problems
+
+    def gaps(self) -> list[str]:
+        """Weights of the model that the checkpoint does not fill, part by part."""
+        gaps = []
+        for name, part in self.parts.items():
+            names = part.mismatched + part.missing
+            if names:
+                gaps.append(f"{name}: {len(names)} weights not filled, as {names[0]}")
+        return gaps
 
     def __str__(self) -> str:
         rows = ["part                                loaded missing unexpected unlike"]

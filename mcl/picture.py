@@ -19,8 +19,8 @@ def image_colour(index: int) -> tuple[int, int, int]:
 def draw_canvas(
     canvas: Tensor,
     image_index: Sequence[int],
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Tensor,
+    std: Tensor,
     scale: int = 1,
 ) -> np.ndarray:
     """Undo the normalisation of one canvas and outline its tiles.
@@ -28,7 +28,7 @@ def draw_canvas(
     Args:
         canvas: (3, S, S) normalised.
         image_index: r * r indices of its tiles, row by row.
-        mean, std: of the preprocessor, scale 0..255.
+        mean, std: 3 numbers each, of the preprocessor, scale 0..255.
         scale: whole number of output pixels for a pixel.
 
     Returns:
@@ -57,7 +57,7 @@ def draw_levels(view: View, mean: Tensor, std: Tensor, side: int = 256) -> np.nd
     """The first canvas of each level of a view, side by side.
 
     Args:
-        view: of the preprocessor, normalised with ``mean`` and ``std`` (3,).
+        view: of the preprocessor, normalised with ``mean`` and ``std``.
         side: least height of the picture in pixels.
 
     Returns:

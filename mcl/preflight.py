@@ -4,9 +4,12 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import find_latest_checkpoint
 
 from .errors import InputError
+from .export import read_checkpoint
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
@@ -25,7 +28,10 @@ def adapt_to_cpu(cfg: Config) -> str:
     dist_cfg.backend = "gloo"
     # DistributedDataParallel takes no device indices on a CPU.
     cfg.model_wrapper_cfg = dict(
-        type="MMDistributedDataParallel", device_ids=None, broadcast_buffers=False
+        type="MMDistributedDataParallel",
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get("find_unused_parameters", False),
     )
     wrapper = cfg.get("optim_wrapper")
     if wrapper and wrapper.get("type", "").endswith("AmpOptimWrapper"):
@@ -38,6 +44,61 @@ def adapt_to_cpu(cfg: Config) -> str:
     amp = bool(wrapper) and wrapper.get("type", "").endswith("BFloat16OptimWrapper")
     precision = "bfloat16 autocast without a loss scaler" if amp else "float32"
     return f"no accelerator found: running on the CPU with BN, gloo, {precision}"
+
+
+def join_cpu_processes(launcher: str) -> None:
+    """Set up gloo; the host's own set-up asks every process for a CUDA device.
+
+    Raises:
+        InputError: for a launcher other than torchrun.
+    """
+    if launcher == "none":
+        return
+    if launcher != "pytorch":
+        raise InputError(
+            f"--launcher {launcher}: without an accelerator only `pytorch` works; "
+            "use tools/dist_train.sh"
+        )
+    torch.distributed.init_process_group("gloo")
+
+
+def read_config(path: str) -> Config:
+    """The config of a file.
+
+    Raises:
+        InputError: when there is no such file, or it is no config.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"config {path}: there is no such file")
+    try:
+        return Config.fromfile(path)
+    except (SyntaxError, OSError) as error:
+        raise InputError(f"config {path}: it cannot be read ({error})") from error
+
+
+def make_work_dir(path: str) -> None:
+    """Make the folder that logs and checkpoints go to.
+
+    Raises:
+        InputError: when that cannot be done.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"work_dir={path}: it cannot be made ({error})") from error
+
+
+def settle_loaders(cfg: Config) -> None:
+    """Settings of a loader that follow from others, so that one override is enough."""
+    for name in LOADERS:
+        loader = cfg.get(name)
+        if not loader:
+            continue
+        if loader.get("num_workers") == 0:
+            loader.persistent_workers = False
+        sampler = loader.get("sampler") or {}
+        if sampler.get("type") == "ReplayableSampler":
+            sampler.batch_size = loader.batch_size
 
 
 def _replace_sync_bn(node) -> None:
@@ -68,12 +129,24 @@ def check_paths(cfg: Config) -> None:
     Raises:
         InputError: naming the field and the path that is not there.
     """
-    load_from = cfg.get("load_from")
-    if load_from and "://" not in load_from and not Path(load_from).is_file():
-        raise InputError(f"load_from={load_from}: there is no such checkpoint")
+    _check_checkpoint(cfg)
     for loader in LOADERS:
         for dataset in _datasets((cfg.get(loader) or {}).get("dataset")):
             _check_dataset(loader, dataset)
+
+
+def _check_checkpoint(cfg: Config) -> None:
+    path, resume = cfg.get("load_from"), cfg.get("resume")
+    if resume and not path:
+        path = find_latest_checkpoint(cfg.work_dir)
+    if not path or "://" in path:
+        return
+    content = read_checkpoint(path)
+    if resume and not {"meta", "optimizer"} <= set(content):
+        raise InputError(
+            f"{path}: it holds weights only, nothing to resume from; give it as "
+            "--cfg-options load_from="
+        )
 
 
 def _check_dataset(loader: str, dataset: dict) -> None:
@@ -127,11 +200,13 @@ def _check_categories(ann_file: Path, classes) -> None:
     annotations = json.loads(ann_file.read_text())
     names = {c["id"]: c["name"] for c in annotations["categories"]}
     unknown = sorted(set(names.values()) - set(classes))
-    if unknown:
+    if len(unknown) == len(set(names.values())):
         raise InputError(
-            f"{ann_file}: categories {unknown} are not among metainfo.classes; their "
-            "objects would be dropped. Add them, or remove them from the file"
+            f"{ann_file}: none of its categories {unknown} is among metainfo.classes "
+            f"{tuple(classes)}; name them there"
         )
+    if unknown:
+        print(f"{ann_file}: objects of {unknown}, not in metainfo.classes, are dropped")
     stray = {a["category_id"] for a in annotations["annotations"]} - set(names)
     if stray:
         raise InputError(

@@ -135,3 +135,14 @@ def test_recipe_of_the_paper():
     )
     warm_up = accumulated.param_scheduler[0].end - 1
     assert (warm_up * 4, accumulated.train_cfg.max_iters) == (12508, 125100)
+
+
+def test_the_readmes_own_folder_command():
+    lines = (ROOT / "README.md").read_text().split("```bash")[3].split("```")[0]
+    found = dict(re.findall(r"(\S+?)=(\d+)", lines))
+    cfg = Config.fromfile(ROOT / re.search(r"configs/mcl/\S+", lines).group())
+    cfg.merge_from_dict({k: int(v) for k, v in found.items() if "[" not in k})
+    steps = cfg.train_cfg.max_iters // cfg.optim_wrapper.accumulative_counts
+    warm_up, cosine = cfg.param_scheduler
+    assert cosine.T_max == cosine.end == steps
+    assert warm_up.end - 1 == steps / 10

@@ -8,6 +8,7 @@ from torch import nn
 
 from mcl.engine import (
     BFloat16OptimWrapper,
+    IterationSeedHook,
     LARSConstructor,
     NonFiniteLossHook,
     TargetUpdateHook,
@@ -186,3 +187,40 @@ def test_unreadable_images_are_counted_once_and_limited():
     batch = dict(data_samples=[sample("a.jpg", ["y.jpg"])])
     with pytest.raises(InputError, match="(?s)2 of 100.*x.jpg.*y.jpg"):
         hook.after_train_iter(runner, 1, batch, {})
+
+
+def test_montages_follow_seed_iteration_and_rank(monkeypatch):
+    from .conftest import random_views, shrunk_model
+
+    model = shrunk_model()
+
+    def draw(seed, iteration, rank):
+        monkeypatch.setattr("mcl.engine.steps.get_rank", lambda: rank)
+        runner = SimpleNamespace(model=model, seed=seed, iter=iteration)
+        IterationSeedHook().before_train_iter(runner)
+        state = model.data_preprocessor.generator.get_state()
+        return state, torch.rand(1)
+
+    first = draw(0, 5, 1)
+    assert all(torch.equal(a, b) for a, b in zip(first, draw(0, 5, 1), strict=True))
+    for other in ((1, 5, 1), (0, 6, 1), (0, 5, 0)):
+        assert not torch.equal(first[0], draw(*other)[0])
+    model.data_preprocessor.seed(0, 5, 1)
+    one = random_views(model, seed=3)[0].image_index[1]
+    assert torch.equal(one, random_views(model, seed=3)[0].image_index[1])
+    assert not torch.equal(one, random_views(model, seed=4)[0].image_index[1])
+
+
+def test_weights_that_are_not_finite_are_not_saved():
+    runner = SimpleNamespace(iter=3)
+    checkpoint = dict(state_dict={"w": torch.tensor([1.0, float("inf")])})
+    with pytest.raises(InputError, match="w is not finite at iteration 4"):
+        NonFiniteLossHook().before_save_checkpoint(runner, checkpoint)
+
+
+def test_options_that_lars_does_not_know_are_named():
+    with pytest.raises(InputError, match="custom_keys"):
+        LARSConstructor(
+            dict(type="OptimWrapper", optimizer=dict(type="LARS", lr=1.0)),
+            paramwise_cfg=dict(custom_keys={}),
+        )(nn.Linear(1, 1))

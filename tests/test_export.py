@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmdet.registry import MODELS as DETECTORS
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import load_checkpoint
 
@@ -147,6 +148,10 @@ def test_the_tool_prints_its_report_and_fails_in_one_sentence(checkpoint, tmp_pa
     done = run_tool("tools/export.py", checkpoint, other, check=False)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "does not take these weights" in done.stderr and not other.exists()
+    for out, words in ((checkpoint, "the checkpoint itself"), (tmp_path, "a folder")):
+        done = run_tool("tools/export.py", checkpoint, out, check=False)
+        assert done.returncode == 1 and words in done.stderr
+    assert "target.step" in load_weights(checkpoint)
     done = run_tool("tools/export.py", tmp_path / "none.pth", other, check=False)
     assert done.returncode == 1 and "no such checkpoint" in done.stderr
 
@@ -164,3 +169,21 @@ def test_benchmarks_differ_in_their_start_alone():
     assert init["checkpoint"] == "torchvision://resnet50"
     assert random["model"]["backbone"].pop("init_cfg") is None
     assert sup == random
+
+
+def test_a_pyramid_one_level_off_is_noticed(checkpoint):
+    cfg = get_config("mmdet::retinanet/retinanet_r18_fpn_1x_coco.py")
+    cfg.model.backbone.update(init_cfg=None, stem_channels=8, base_channels=8)
+    cfg.model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    cfg.model.neck.norm_cfg = dict(type="BN")
+    cfg.model.bbox_head.update(in_channels=16, feat_channels=16)
+    init_default_scope("mmdet")
+    state = DETECTORS.build(cfg.model).state_dict()
+    problems = LoadReport.compare(load_weights(checkpoint), state).problems()
+    assert any(p.startswith("neck: ") for p in problems)
+
+
+def test_a_detector_without_a_neck_takes_the_backbone(checkpoint):
+    state = {k: v for k, v in detector().state_dict().items() if "neck" not in k}
+    wrapped = {f"module.{k}": v for k, v in load_weights(checkpoint).items()}
+    assert not LoadReport.compare(wrapped, state).problems()

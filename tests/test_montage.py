@@ -82,6 +82,11 @@ def test_cut_undoes_lay():
         (dict(canvases=(None, 2)), "canvases"),
         (dict(canvases=(4, 2, 1, 1)), "canvases"),
         (dict(canvases=(None, 2, 1, 0)), "canvases"),
+        (dict(canvases=(None, 2.5, 1, 1)), "canvases"),
+        (dict(canvases=()), "canvases"),
+        (dict(size=224.0), "size=224.0"),
+        (dict(ratios=(1, 2.0)), "ratios"),
+        (dict(ratios=4), "ratios"),
     ],
 )
 def test_wrong_settings_are_named(arguments, field):

@@ -7,15 +7,14 @@ it would not be filled, nothing is written.
 """
 
 import argparse
-import sys
+import os
 from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mcl.errors import InputError
+from mcl.errors import InputError, exit_in_words
 from mcl.export import load_weights, save_for_detector, to_detector
-from mcl.preflight import adapt_to_cpu
+from mcl.preflight import adapt_to_cpu, read_config
 
 DETECTOR = "configs/benchmarks/mask-rcnn_r50-mcl-pre_fpn_1x_coco.py"
 
@@ -24,9 +23,7 @@ def build_detector(config: str) -> dict:
     """State dict of the detector of an MMDetection config."""
     from mmdet.registry import MODELS
 
-    if not Path(config).is_file():
-        raise InputError(f"--detector {config}: there is no such file")
-    cfg = Config.fromfile(config)
+    cfg = read_config(config)
     adapt_to_cpu(cfg)
     init_default_scope(cfg.get("default_scope", "mmdet"))
     return MODELS.build(cfg.model).state_dict()
@@ -42,13 +39,14 @@ def main() -> None:
         help="config of the detector it is for",
     )
     args = parser.parse_args()
+    if os.path.realpath(args.out) == os.path.realpath(args.checkpoint):
+        raise InputError(f"{args.out}: OUT is the checkpoint itself; name another file")
+    if Path(args.out).is_dir():
+        raise InputError(f"{args.out}: OUT is a folder; name a file in it")
     weights = to_detector(load_weights(args.checkpoint))
     report = save_for_detector(weights, build_detector(args.detector), args.out)
     print(f"{report}\nwrote {len(weights)} tensors to {args.out}")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    exit_in_words(main)

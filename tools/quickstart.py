@@ -48,8 +48,10 @@ class Quickstart:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.work_dir = Path(args.work_dir).resolve()
-        # Other cut-outs make another data set.
-        self.data = self.work_dir / ("data_cutouts" if args.cutouts else "data")
+        # Other options make another data set, beside this one.
+        numbers = (args.images, args.scenes, args.val_scenes)
+        source = Path(args.cutouts).name if args.cutouts else "drawn"
+        self.data = self.work_dir / "_".join(["data", source, *map(str, numbers)])
         self.export = self.work_dir / "mcl_mask-rcnn.pth"
         self.seconds: dict[str, float] = {}
 
@@ -71,6 +73,21 @@ class Quickstart:
             raise StageFailed(f"{name} failed, see {log}:\n{tail}")
         print(f"{self.seconds[name]:.0f} s", flush=True)
 
+    def claim_work_dir(self) -> None:
+        """Mark the folder as ours: stages delete what they left there before."""
+        mark = self.work_dir / ".quickstart"
+        if (
+            self.work_dir.exists()
+            and any(self.work_dir.iterdir())
+            and not mark.exists()
+        ):
+            raise StageFailed(
+                f"--work-dir {self.work_dir}: it holds files that are not the "
+                "quickstart's; name a new or an empty folder"
+            )
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+
     def make_data(self) -> None:
         args = self.args
         numbers = ["--pretrain", args.images, "--train", args.scenes]
@@ -78,7 +95,7 @@ class Quickstart:
         command += ["--val", args.val_scenes, "--classes", "one", "--workers", 2]
         if args.cutouts:
             command += ["--cutouts", args.cutouts]
-        self.stage("data", *command, "--overwrite")
+        self.stage("data", *command)
 
     def train(self, name: str, config: Path, iters: int, *overrides: str) -> None:
         shutil.rmtree(self.work_dir / name, ignore_errors=True)
@@ -171,7 +188,7 @@ class Quickstart:
         )
 
     def run(self) -> dict:
-        self.work_dir.mkdir(parents=True, exist_ok=True)
+        self.claim_work_dir()
         self.make_data()
         self.pretrain()
         self.draw_canvases()

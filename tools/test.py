@@ -1,16 +1,22 @@
 """Evaluate a detector: python tools/test.py CONFIG CKPT [--work-dir DIR]"""
 
 import argparse
-import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 from mcl.engine import LoadReportHook
-from mcl.errors import InputError
-from mcl.preflight import adapt_to_cpu, check_paths
+from mcl.errors import InputError, exit_in_words
+from mcl.preflight import (
+    adapt_to_cpu,
+    check_paths,
+    join_cpu_processes,
+    make_work_dir,
+    read_config,
+    settle_loaders,
+)
 
 
 def main() -> None:
@@ -23,11 +29,10 @@ def main() -> None:
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
     )
     args = parser.parse_args()
-    if not Path(args.config).is_file():
-        raise InputError(f"config {args.config}: there is no such file")
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
+    settle_loaders(cfg)
     cfg.launcher = args.launcher
     cfg.load_from = args.checkpoint
     cfg.work_dir = args.work_dir or str(Path("work_dirs") / Path(args.config).stem)
@@ -38,13 +43,12 @@ def main() -> None:
     check_paths(cfg)
     if not torch.cuda.is_available():
         print(adapt_to_cpu(cfg), flush=True)
+        join_cpu_processes(args.launcher)
+    make_work_dir(cfg.work_dir)
     runner = Runner.from_cfg(cfg)
-    runner.register_hook(LoadReportHook(args.checkpoint))
+    runner.register_hook(LoadReportHook(args.checkpoint, whole=True))
     runner.test()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    exit_in_words(main)

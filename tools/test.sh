@@ -24,6 +24,7 @@ PYTHON
 # Threads that wait by spinning take the cores from the processes tests start.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 python -m ruff check .
+python -m ruff format --check --quiet .
 marked=()
 [ "$chosen" = default ] || marked=(-m hosts)
 exec python -m pytest ${marked[@]+"${marked[@]}"} "$@"

@@ -7,7 +7,6 @@ For several processes see tools/dist_train.sh and tools/slurm_train.sh.
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -15,8 +14,16 @@ from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from mcl.engine import LoadReportHook, NonFiniteLossHook
-from mcl.errors import InputError
-from mcl.preflight import adapt_to_cpu, check_labels, check_paths
+from mcl.errors import InputError, exit_in_words
+from mcl.preflight import (
+    adapt_to_cpu,
+    check_labels,
+    check_paths,
+    join_cpu_processes,
+    make_work_dir,
+    read_config,
+    settle_loaders,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,11 +69,9 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with what the command line says of it."""
-    if not Path(args.config).is_file():
-        raise InputError(f"config {args.config}: there is no such file")
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+        merge_options(cfg, args.cfg_options)
     cfg.launcher = args.launcher
     default = Path("work_dirs") / Path(args.config).stem
     cfg.work_dir = args.work_dir or cfg.get("work_dir") or str(default)
@@ -81,6 +86,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.auto_scale_lr.enable = True
     if args.amp:
         use_mixed_precision(cfg)
+    settle_loaders(cfg)
     if not torch.cuda.is_available():
         change = adapt_to_cpu(cfg)
         if os.environ.get("RANK", "0") == "0":
@@ -88,9 +94,26 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
+def merge_options(cfg: Config, overrides: dict) -> None:
+    """Merge --cfg-options; a key that the config had not may be a slip of the pen.
+
+    Raises:
+        InputError: when a list is given an index that it has not.
+    """
+    new = sorted({key.split(".")[0] for key in overrides} - set(cfg))
+    if new:
+        print(f"--cfg-options: the config had no {new}; check the spelling", flush=True)
+    try:
+        cfg.merge_from_dict(overrides)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"--cfg-options: {error}") from error
+
+
 def use_mixed_precision(cfg: Config) -> None:
     """bfloat16 without a loss scaler where the device has it, else float16."""
-    if not torch.cuda.is_available() or torch.cuda.is_bf16_supported():
+    if not torch.cuda.is_available() or torch.cuda.is_bf16_supported(
+        including_emulation=False
+    ):
         cfg.optim_wrapper.type = "mmpretrain.BFloat16OptimWrapper"
         cfg.optim_wrapper.pop("loss_scale", None)
         cfg.optim_wrapper.pop("dtype", None)
@@ -99,38 +122,22 @@ def use_mixed_precision(cfg: Config) -> None:
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
 
 
-def join_cpu_processes(launcher: str) -> None:
-    """Set up gloo; the host's own set-up asks every process for a CUDA device.
-
-    Raises:
-        InputError: for a launcher other than torchrun.
-    """
-    if launcher != "pytorch":
-        raise InputError(
-            f"--launcher {launcher}: without an accelerator only `pytorch` works; "
-            "use tools/dist_train.sh"
-        )
-    torch.distributed.init_process_group("gloo")
-
-
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     check_paths(cfg)
     check_labels(cfg)
-    if args.launcher != "none" and not torch.cuda.is_available():
+    make_work_dir(cfg.work_dir)
+    if not torch.cuda.is_available():
         join_cpu_processes(args.launcher)
     runner = Runner.from_cfg(cfg)
-    if not args.allow_partial_load:
-        source = cfg.load_from or f"latest checkpoint in {cfg.work_dir}"
-        runner.register_hook(LoadReportHook(source))
+    source = cfg.get("load_from") or f"latest checkpoint in {cfg.work_dir}"
+    whole, refuse = bool(cfg.get("resume")), not args.allow_partial_load
+    runner.register_hook(LoadReportHook(source, whole, refuse))
     if not any(isinstance(hook, NonFiniteLossHook) for hook in runner.hooks):
         runner.register_hook(NonFiniteLossHook())
     runner.train()
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    exit_in_words(main)

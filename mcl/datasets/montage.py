@@ -73,14 +73,19 @@ class Montage(BaseTransform):
     ) -> None:
         self.size = check_size(size)
         self.ratios = check_ratios(ratios)
-        self.canvases = tuple(canvases or [None] * len(self.ratios))
+        if canvases is None:
+            canvases = [None] * len(self.ratios)
+        self.canvases = tuple(canvases)
         if len(self.canvases) != len(self.ratios) or self.canvases[0] is not None:
             raise InputError(
                 f"canvases={canvases}: give one count for each of the ratios "
                 f"{self.ratios}, the first of them None (every image alone)"
             )
-        if any(n is not None and n < 1 for n in self.canvases):
-            raise InputError(f"canvases={canvases}: a level has at least 1 canvas")
+        counts = [n for n in self.canvases if n is not None]
+        if not all(isinstance(n, int) and n >= 1 for n in counts):
+            raise InputError(
+                f"canvases={canvases}: a count is None or a whole number from 1 on"
+            )
 
     def num_canvases(self, batch_size: int) -> tuple[int, ...]:
         """Number of canvases of each level for a batch of B images."""
@@ -100,10 +105,9 @@ class Montage(BaseTransform):
         ):
             index.append(draw_image_index(batch_size, count * ratio**2, generator))
         index = [i.to(device, non_blocking=True) for i in index]
-        canvases = [
-            lay_tiles(c[i], r)
-            for c, i, r in zip(crops, index, self.ratios, strict=True)
-        ]
+        canvases = [crops[0]]
+        for crop, i, ratio in zip(crops[1:], index[1:], self.ratios[1:], strict=True):
+            canvases.append(lay_tiles(crop[i], ratio))
         results["view"] = View(canvases, index)
         return results
 

@@ -46,9 +46,13 @@ class ReplayableDataset(Dataset):
     """
 
     def __init__(self, dataset: dict | Dataset) -> None:
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        if len(self.dataset) == 0:
+        try:
+            built = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        except RuntimeError as error:  # MMPretrain's way to say that it found nothing
+            raise InputError(f"dataset: {error}; put images there") from error
+        if len(built) == 0:
             raise InputError("dataset: it holds no images; check its data_root")
+        self.dataset = built
 
     @property
     def metainfo(self) -> dict:
@@ -91,7 +95,8 @@ class ReplayableSampler(Sampler):
     """Endless stream of keys, one permutation of the data set after the other.
 
     Short batches are dropped: an epoch holds N // (batch_size * processes)
-    batches. A resumed run skips what it has seen without loading it.
+    batches. A resumed run skips what it has seen; the original MMEngine does so by
+    loading it, the maintained one without.
 
     Args:
         dataset: a :class:`ReplayableDataset`.

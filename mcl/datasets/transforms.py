@@ -113,11 +113,16 @@ class MultiLevelViews(BaseTransform):
         for name, (low, high) in dict(
             crop_scale=crop_scale, aspect_ratio=aspect_ratio, blur_sigma=blur_sigma
         ).items():
-            if not 0 < low <= high:
+            most = 1 if name == "crop_scale" else float("inf")
+            if not 0 < low <= high <= most:
                 raise InputError(
                     f"{name}=({low}, {high}): give a smallest and a largest value, "
-                    "both above 0"
+                    f"above 0 and at most {most}"
                 )
+        if not 0 <= solarize_threshold <= 255:
+            raise InputError(
+                f"solarize_threshold={solarize_threshold}: it lies between 0 and 255"
+            )
 
         def pipeline(ratio: int, blur_prob: float, solarize_prob: float) -> v2.Compose:
             sigma = (blur_sigma[0] / ratio, blur_sigma[1] / ratio)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
@@ -10,6 +11,13 @@ from mmpretrain.registry import HOOKS
 from ..errors import InputError
 from ..load_report import LoadReport
 from .steps import unwrap
+
+REMEDY = (
+    "lower optim_wrapper.optimizer.lr or lengthen the warm-up (with float16, try "
+    "bfloat16) and start anew, or from an earlier checkpoint by load_from; --resume "
+    "would bring the old rate back. Nothing that is not finite was written, but the "
+    "last checkpoint may already be bad"
+)
 
 
 @HOOKS.register_module()
@@ -33,7 +41,10 @@ class NonFiniteLossHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: dict
     ) -> None:
-        paths = [str(s.get("img_path")) for s in data_batch["data_samples"]]
+        samples = data_batch.get("data_samples")
+        # Batches of several branches come as dicts; their images stay unnamed.
+        samples = samples if isinstance(samples, list) else []
+        paths = [str(s.get("img_path")) for s in samples]
         self.pending.append((runner.iter + 1, outputs["loss"].detach(), paths))
         on_cpu = outputs["loss"].device.type == "cpu"
         if on_cpu or self.every_n_train_iters(runner, self.interval):
@@ -41,6 +52,13 @@ class NonFiniteLossHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._look()
+        # Another process' loss, or the last step itself, may have broken them.
+        for name, weight in checkpoint.get("state_dict", {}).items():
+            if weight.is_floating_point() and not weight.isfinite().all():
+                raise InputError(
+                    f"{name} is not finite at iteration {runner.iter + 1}, so no "
+                    f"checkpoint is written: {REMEDY}"
+                )
 
     def _look(self) -> None:
         pending, self.pending = self.pending, []
@@ -51,9 +69,8 @@ class NonFiniteLossHook(Hook):
             return
         iteration, loss, paths = pending[finite.index(False)]
         raise InputError(
-            f"the loss is {loss.item()} at iteration {iteration}: lower optim_wrapper"
-            ".optimizer.lr or lengthen the warm-up (with float16, try bfloat16), then "
-            f"--resume; checkpoints written so far are intact. Images: {paths}"
+            f"the loss is {loss.item()} at iteration {iteration}: {REMEDY}. "
+            f"Images: {paths}"
         )
 
 
@@ -61,24 +78,38 @@ class NonFiniteLossHook(Hook):
 class UnreadableImageHook(Hook):
     """Name each unreadable image once; stop when there are too many.
 
+    Counted over all loaders' workers and all processes, which tell one another
+    every ``interval`` iterations.
+
     Args:
         max_fraction: largest tolerated share of the data set, 0..1.
+        interval: iterations between exchanges; a single process needs none.
     """
 
-    def __init__(self, max_fraction: float = 0.01) -> None:
+    def __init__(self, max_fraction: float = 0.01, interval: int = 50) -> None:
         if not 0 <= max_fraction <= 1:
             raise InputError(f"max_fraction={max_fraction}: it lies between 0 and 1")
         self.max_fraction = max_fraction
+        self.interval = interval
+        self.found: dict[str, str] = {}
         self.unreadable: dict[str, str] = {}
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: dict
     ) -> None:
         for sample in data_batch["data_samples"]:
-            for path, reason in sample.get("replaced", {}).items():
-                if path not in self.unreadable:
-                    self.unreadable[path] = reason
-                    runner.logger.warning(f"unreadable image replaced: {reason}")
+            self.found.update(sample.get("replaced", {}))
+        if get_world_size() == 1 or self.every_n_train_iters(runner, self.interval):
+            self._exchange(runner)
+
+    def _exchange(self, runner: Runner) -> None:
+        found = {}
+        for part in all_gather_object(self.found):
+            found.update(part)
+        for path, reason in found.items():
+            if path not in self.unreadable and get_rank() == 0:
+                runner.logger.warning(f"unreadable image replaced: {reason}")
+        self.unreadable.update(found)
         total = len(runner.train_dataloader.dataset)
         if len(self.unreadable) > self.max_fraction * total:
             listed = "\n  ".join(self.unreadable.values())
@@ -97,17 +128,22 @@ class LoadReportHook(Hook):
 
     Args:
         source: the path, for the message.
+        whole: every weight of the model must be there (to resume, to evaluate);
+            otherwise the backbone, and what else of the trunk the file has.
+        refuse: whether to raise, or to report only.
     """
 
-    def __init__(self, source: str = "load_from") -> None:
+    def __init__(self, source: str, whole: bool = False, refuse: bool = True) -> None:
         self.source = source
+        self.whole = whole
+        self.refuse = refuse
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         weights = checkpoint.get("state_dict", checkpoint)
         report = LoadReport.compare(weights, unwrap(runner.model).state_dict())
         runner.logger.info(f"{self.source}:\n{report}")
-        problems = report.problems()
-        if problems:
+        problems = report.gaps() if self.whole else report.problems()
+        if problems and self.refuse:
             raise InputError(
                 f"{self.source}: this checkpoint is of another architecture than the "
                 f"config's model ({'; '.join(problems)}); give the config that fits, "

@@ -44,6 +44,11 @@ class LARSConstructor(DefaultOptimWrapperConstructor):
     """
 
     def add_params(self, params: list, module: nn.Module, **kwargs) -> None:
+        others = set(self.paramwise_cfg) - {"lars_exclude"}
+        if others:
+            raise InputError(
+                f"paramwise_cfg has {sorted(others)}: it takes lars_exclude only"
+            )
         rule = self.paramwise_cfg.get("lars_exclude", "norm_and_bias")
         if rule not in RULES:
             raise InputError(

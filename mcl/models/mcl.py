@@ -7,6 +7,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from ..datasets.montage import View
+from ..errors import InputError
 from .target import TargetNetwork
 
 
@@ -35,7 +36,18 @@ class MCL(BaseSelfSupervisor):
         **kwargs,
     ) -> None:
         super().__init__(backbone=backbone, neck=neck, head=head, **kwargs)
+        self._check_ratios()
         self.target = TargetNetwork(self.backbone, self.neck, base_momentum)
+
+    def _check_ratios(self) -> None:
+        montage = self.data_preprocessor.montage
+        parts = dict(montage=montage, neck=self.neck, head=self.head)
+        ratios = {name: part.ratios for name, part in parts.items()}
+        if len(set(ratios.values())) > 1:
+            raise InputError(
+                f"ratios differ: {ratios}; give model.data_preprocessor.montage, "
+                "model.neck and model.head the same"
+            )
 
     def init_weights(self) -> None:
         """Initialise the online network; the target starts as a copy of it."""

@@ -59,7 +59,7 @@ class MCLNeck(FPN):
         computation: ``'selected'`` computes what the loss reads. ``'full'``, the
             authors' way, runs the FPN on all canvases and the region part on all
             tiles of all maps; BN statistics are then those of all tiles.
-        **kwargs: passed to MMDetection's ``FPN``.
+        upsample_cfg: how the FPN's top-down path interpolates.
 
     Raises:
         InputError: for ratios without a map or an unknown computation.
@@ -81,7 +81,7 @@ class MCLNeck(FPN):
         projector: dict | None = None,
         norm_cfg: dict | None = None,
         computation: str = "selected",
-        **kwargs,
+        upsample_cfg: dict | None = None,
     ) -> None:
         norm_cfg = norm_cfg or dict(type="BN", requires_grad=True)
         super().__init__(
@@ -89,7 +89,7 @@ class MCLNeck(FPN):
             out_channels,
             num_outs=len(in_channels),
             norm_cfg=norm_cfg,
-            **kwargs,
+            upsample_cfg=upsample_cfg or dict(mode="nearest"),
         )
         if computation not in COMPUTATIONS:
             raise InputError(
@@ -134,11 +134,20 @@ class MCLNeck(FPN):
         Returns:
             For each level (N_l, D), the tiles row by row, canvas after canvas.
         """
+        self._check_channels(inputs)
         ratios = self.ratios[: len(counts)]
         if self.computation == "full":
             return self._embed_all(self.pyramid(inputs), counts, ratios)
         maps = self._level_maps(inputs, counts)
         return tuple(self.embed(m, r) for m, r in zip(maps, ratios, strict=True))
+
+    def _check_channels(self, inputs: Sequence[Tensor]) -> None:
+        channels = [m.shape[1] for m in inputs]
+        if channels != list(self.in_channels):
+            raise InputError(
+                f"neck.in_channels={list(self.in_channels)}, but the maps have "
+                f"{channels}: make them equal (four maps, backbone.out_indices)"
+            )
 
     def pyramid(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """P2..P5 of whole images, as the detector's FPN computes them."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from mmengine.dist import get_world_size
 from mmengine.model import ImgDataPreprocessor
 from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import Tensor
@@ -78,6 +79,11 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
             raise InputError(
                 f"inputs hold {len(crops)} crops, but ratios={self.montage.ratios} "
                 f"ask for {NUM_VIEWS} x {levels}: give MultiLevelViews the same ratios"
+            )
+        if len(crops[0]) * get_world_size() < 2:
+            raise InputError(
+                "train_dataloader.batch_size=1: batch norm and the negatives need at "
+                "least 2 images"
             )
         views = []
         for start in range(0, len(crops), levels):

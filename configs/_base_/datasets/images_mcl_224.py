@@ -1,5 +1,8 @@
 # Any folder of images: recursive, no labels, no list file. ImageNet as it unpacks.
 data_root = "data/imagenet/train/"
+extensions = tuple(
+    f".{e}" for e in "jpg jpeg jfif png webp ppm pgm bmp tif tiff".split()
+)
 
 train_pipeline = [
     dict(type="LoadImageOrRaise"),
@@ -20,6 +23,7 @@ train_dataloader = dict(
             type="CustomDataset",
             data_root=data_root,
             with_label=False,
+            extensions=extensions,
             pipeline=train_pipeline,
         ),
     ),

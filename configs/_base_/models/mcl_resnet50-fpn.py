@@ -11,6 +11,7 @@ model = dict(
         montage=dict(type="Montage", size=size, ratios=ratios),
         mean=(123.675, 116.28, 103.53),
         std=(58.395, 57.12, 57.375),
+        non_blocking=True,  # with pinned memory, copies overlap
     ),
     backbone=dict(
         type="ResNet",
