@@ -263,7 +263,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=3000, help="to pre-train on")
     parser.add_argument("--scenes", type=int, default=400, help="to fine-tune on")
     parser.add_argument("--val-scenes", type=int, default=100)
-    parser.add_argument("--pretrain-iters", type=int, default=500)
+    parser.add_argument("--pretrain-iters", type=int, default=400)
     parser.add_argument("--finetune-iters", type=int, default=250)
     return parser.parse_args()
 
