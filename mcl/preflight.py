@@ -34,14 +34,14 @@ def adapt_to_cpu(cfg: Config) -> str:
         find_unused_parameters=cfg.get("find_unused_parameters", False),
     )
     wrapper = cfg.get("optim_wrapper")
-    if wrapper and wrapper.get("type", "").endswith("AmpOptimWrapper"):
+    if wrapper and str(wrapper.get("type")).endswith("AmpOptimWrapper"):
         wrapper.type = "mmpretrain.BFloat16OptimWrapper"
         wrapper.pop("loss_scale", None)
         wrapper.pop("dtype", None)
     for name in LOADERS:
         if cfg.get(name):
             cfg[name].pin_memory = False
-    amp = bool(wrapper) and wrapper.get("type", "").endswith("BFloat16OptimWrapper")
+    amp = bool(wrapper) and str(wrapper.get("type")).endswith("BFloat16OptimWrapper")
     precision = "bfloat16 autocast without a loss scaler" if amp else "float32"
     return f"no accelerator found: running on the CPU with BN, gloo, {precision}"
 

@@ -117,7 +117,7 @@ def use_mixed_precision(cfg: Config) -> None:
         cfg.optim_wrapper.type = "mmpretrain.BFloat16OptimWrapper"
         cfg.optim_wrapper.pop("loss_scale", None)
         cfg.optim_wrapper.pop("dtype", None)
-    elif not cfg.optim_wrapper.type.endswith("AmpOptimWrapper"):
+    elif not str(cfg.optim_wrapper.get("type")).endswith("AmpOptimWrapper"):
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
 
