@@ -156,3 +156,11 @@ def test_preprocessor_counts_the_crops():
     crops = [torch.zeros(2, 3, 32, 32, dtype=torch.uint8)] * 5
     with pytest.raises(ValueError, match="5 crops"):
         model.data_preprocessor(dict(inputs=crops), training=True)
+
+
+def test_a_preprocessor_without_a_montage_is_named():
+    from mcl.errors import InputError
+
+    other = dict(_delete_=True, type="SelfSupDataPreprocessor")
+    with pytest.raises(InputError, match="SelfSupDataPreprocessor.*MCLDataPre"):
+        shrunk_model(data_preprocessor=other)

@@ -40,7 +40,12 @@ class MCL(BaseSelfSupervisor):
         self.target = TargetNetwork(self.backbone, self.neck, base_momentum)
 
     def _check_ratios(self) -> None:
-        montage = self.data_preprocessor.montage
+        montage = getattr(self.data_preprocessor, "montage", None)
+        if montage is None:
+            raise InputError(
+                f"model.data_preprocessor is {type(self.data_preprocessor).__name__}, "
+                "which makes no canvases: give MCLDataPreprocessor"
+            )
         parts = dict(montage=montage, neck=self.neck, head=self.head)
         ratios = {name: part.ratios for name, part in parts.items()}
         if len(set(ratios.values())) > 1:
