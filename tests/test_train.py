@@ -54,14 +54,13 @@ def test_amp_on_a_cpu_is_bfloat16(tmp_path, image_folder):
 
 
 def test_auto_scale_lr_counts_the_images_of_an_iteration(tmp_path, image_folder):
-    log = train(
+    train(
         TINY,
         tmp_path,
         image_folder,
         "--auto-scale-lr",
         **{"optim_wrapper.accumulative_counts": 2},
     )
-    assert "batch size has been set" not in log
     scaled = torch.load(tmp_path / "iter_2.pth", weights_only=False)
     # 8 images against 64 in the config
     initial = scaled["optimizer"]["param_groups"][0]["initial_lr"]
