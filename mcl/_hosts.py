@@ -1,5 +1,6 @@
 """What must be so before a module of a host can be imported; comes first."""
 
+import codecs
 from importlib.util import find_spec
 
 import numpy as np
@@ -17,27 +18,27 @@ if _missing:
 
 
 def _let_checkpoints_load() -> None:
-    """Declare what the original MMEngine keeps in a checkpoint safe to load.
+    """Declare what MMEngine keeps in a checkpoint safe to load.
 
-    From torch 2.6 on `torch.load` refuses its HistoryBuffer; the maintained
-    MMEngine takes care of that itself.
+    Files are read here with ``weights_only``, which refuses other objects. The
+    maintained MMEngine declares these too, but only while it reads a file itself.
     """
     from mmengine.logging import HistoryBuffer
-    from mmengine.runner import checkpoint
 
-    if hasattr(checkpoint, "_safe_torch_load"):
-        return
     core = getattr(np, "_core", None) or np.core
     torch.serialization.add_safe_globals(
         [
             HistoryBuffer,
+            # Names a method of a HistoryBuffer; what it returns cannot be called.
             getattr,
+            slice,
+            # Torch before 2.6 does not know the one that NumPy's scalars need.
+            codecs.encode,
             core.multiarray._reconstruct,
             core.multiarray.scalar,
             np.ndarray,
             np.dtype,
-            np.dtypes.Float64DType,
-            np.dtypes.Int64DType,
+            *(type(np.dtype(d)) for d in (np.uint32, np.int64, np.float64)),
         ]
     )
 

@@ -1,15 +1,23 @@
 """What of a checkpoint enters a model, part by part."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from .architecture import Architecture
+
+BACKBONE = "backbone"
+NECK = "neck"
 SHARED_CONVS = "roi_head.bbox_head.shared_convs"
-# Parts that pre-training fills and a detector must take whole or not at all.
-TRUNK = ("backbone", "neck", SHARED_CONVS)
+# Parts that pre-training fills: a model takes each whole or not at all.
+PRETRAINED = (BACKBONE, NECK, SHARED_CONVS)
 # Weights of pre-training that no detector has under these names.
 PRETRAINING_ONLY = ("neck.shared_convs.", "neck.projector.", "head.", "target.")
+# A cascade has several box heads; a C4 detector keeps layer4 in its RoI head.
+HEAD_CONVS = re.compile(r"roi_head\.bbox_head(\.\d+)?\.shared_convs\.")
+HEAD_LAYER4 = re.compile(r"roi_head\.shared_head(\.\d+)?\.(?=layer4\.)")
 
 
 @dataclass
@@ -35,19 +43,31 @@ class LoadReport:
     """Comparison of a checkpoint's weights with a model's."""
 
     parts: dict[str, Part]
+    causes: list[str] = field(default_factory=list)
 
     @classmethod
     def compare(
-        cls, weights: Mapping[str, Tensor], model: Mapping[str, Tensor]
+        cls,
+        weights: Mapping[str, Tensor],
+        model: Mapping[str, Tensor],
+        part_of: Callable[[str], str] | None = None,
     ) -> "LoadReport":
-        """Compare by name and shape; BN's batch counters do not matter."""
+        """Compare by name and shape; BN's batch counters do not matter.
+
+        Args:
+            weights: of the file.
+            model: state dict of the model they are meant for.
+            part_of: the part that a name belongs to; by default of a model of
+                MMDetection or of pre-training.
+        """
+        part_of = part_of or detector_parts(model)
         parts: dict[str, Part] = {}
         # The runner takes this prefix of a distributed wrapper off, too.
         weights = {k.removeprefix("module."): w for k, w in weights.items()}
         for name in sorted(set(weights) | set(model)):
             if name.endswith("num_batches_tracked"):
                 continue
-            part = parts.setdefault(_part_of(name), Part())
+            part = parts.setdefault(part_of(name), Part())
             if name not in weights:
                 part.missing.append(name)
             elif name not in model:
@@ -57,24 +77,26 @@ class LoadReport:
                 part.mismatched.append(f"{name} {shapes}")
             else:
                 part.loaded.append(name)
-        return cls(parts)
+        return cls(parts, find_causes(weights, model))
 
-    def problems(self, promised: Iterable[str] = ("backbone",)) -> list[str]:
+    def problems(self, promised: Iterable[str] = (BACKBONE,)) -> list[str]:
         """Why the checkpoint must not be used; empty when it may.
 
-        A part of the trunk that the file has must fit wholly; a promised part must
+        A pre-trained part that both have must fit wholly; a promised part must
         be there.
         """
         problems = []
-        for name in TRUNK:
+        for name in PRETRAINED:
             part = self.parts.get(name, Part())
             brought = part.loaded or part.mismatched or part.unexpected
             wanted = part.loaded or part.mismatched or part.missing
-            if name in promised and not part.loaded:
+            if name in promised and not wanted:
+                problems.append(f"{name}: the model has no such part")
+            elif name in promised and not part.loaded:
                 problems.append(f"{name}: no weight of it fits")
             elif brought and wanted and part.problem():
                 problems.append(f"{name}: {part.problem()}")
-        return problems
+        return problems + self.causes if problems else []
 
     def gaps(self) -> list[str]:
         """Weights of the model that the checkpoint does not fill, part by part."""
@@ -83,7 +105,20 @@ class LoadReport:
             names = part.mismatched + part.missing
             if names:
                 gaps.append(f"{name}: {len(names)} weights not filled, as {names[0]}")
-        return gaps
+        return gaps + self.causes if gaps else []
+
+    def in_full(self, limit: int | None = 3) -> str:
+        """The table, and ``limit`` names of each kind that did not match (None: all)."""
+        lines = [str(self)]
+        for name, part in self.parts.items():
+            for kind in ("missing", "unexpected", "mismatched"):
+                found = getattr(part, kind)
+                if found:
+                    shown = found[:limit]
+                    more = len(found) - len(shown)
+                    rest = f", and {more} more" if more else ""
+                    lines.append(f"  {name}, {kind}: {', '.join(shown)}{rest}")
+        return "\n".join(lines)
 
     def __str__(self) -> str:
         rows = ["part                                loaded missing unexpected unlike"]
@@ -94,10 +129,79 @@ class LoadReport:
         return "\n".join(rows)
 
 
-def _part_of(name: str) -> str:
-    """The row of the report that a weight belongs to."""
-    for part in (SHARED_CONVS, *(p.rstrip(".") for p in PRETRAINING_ONLY)):
-        if name.startswith(part + "."):
-            return part
-    depth = 2 if name.startswith("roi_head.") else 1
-    return ".".join(name.split(".")[:depth])
+def detector_parts(model: Mapping[str, Tensor]) -> Callable[[str], str]:
+    """The part that a name of an MMDetection or pre-training model belongs to."""
+    laterals = _laterals(model)
+
+    def part_of(name: str) -> str:
+        if HEAD_CONVS.match(name):
+            return SHARED_CONVS
+        if HEAD_LAYER4.match(name):
+            return BACKBONE
+        for part in PRETRAINING_ONLY:
+            if name.startswith(part):
+                return part.rstrip(".")
+        output = re.match(r"neck\.fpn_convs\.(\d+)\.", name)
+        # Maps above the backbone's, which some detectors compute by convs.
+        if output and laterals and int(output[1]) >= laterals:
+            return "neck.extra_convs"
+        depth = 2 if name.startswith("roi_head.") else 1
+        return ".".join(name.split(".")[:depth])
+
+    return part_of
+
+
+def find_causes(
+    weights: Mapping[str, Tensor], model: Mapping[str, Tensor]
+) -> list[str]:
+    """The usual reasons why weights and model do not match, in words."""
+    causes = []
+    theirs, wanted = (Architecture.describe(_backbone(w)) for w in (weights, model))
+    if theirs and wanted and theirs != wanted:
+        causes.append(f"the file's backbone is {theirs}, the model's {wanted}")
+    width, wanted_width = (_fpn_width(w) for w in (weights, model))
+    if width and wanted_width and width != wanted_width:
+        causes.append(f"the file's FPN has {width} channels, the model's {wanted_width}")
+    has_norm, wants_norm = (_fpn_has_norm(w) for w in (weights, model))
+    if width and wanted_width and has_norm != wants_norm:
+        causes.append("one FPN has norm layers (neck.norm_cfg), the other has none")
+    if _laterals(weights) and 0 < _laterals(model) < _laterals(weights):
+        causes.append(
+            "the model's pyramid starts at a later level: export for it "
+            "(--detector retinanet)"
+        )
+    if _any(HEAD_LAYER4, model) and "backbone.layer4.0.conv1.weight" in weights:
+        causes.append("the model keeps layer4 in its RoI head (--detector c4)")
+    if _heads(weights) and _heads(model) and _heads(weights) != _heads(model):
+        causes.append(
+            f"the model has {len(_heads(model))} box heads with shared convs, the file "
+            f"{len(_heads(weights))} (--detector cascade or mask-rcnn)"
+        )
+    return causes
+
+
+def _backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = f"{BACKBONE}."
+    return {k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}
+
+
+def _laterals(weights: Mapping[str, Tensor]) -> int:
+    """Number of maps that the FPN takes from the backbone."""
+    return len({k.split(".")[2] for k in weights if k.startswith("neck.lateral_convs.")})
+
+
+def _fpn_width(weights: Mapping[str, Tensor]) -> int | None:
+    conv = weights.get("neck.fpn_convs.0.conv.weight")
+    return None if conv is None else conv.shape[0]
+
+
+def _fpn_has_norm(weights: Mapping[str, Tensor]) -> bool:
+    return "neck.fpn_convs.0.bn.weight" in weights
+
+
+def _heads(weights: Mapping[str, Tensor]) -> set[str]:
+    return {m.group() for k in weights if (m := HEAD_CONVS.match(k))}
+
+
+def _any(pattern: re.Pattern, weights: Mapping[str, Tensor]) -> bool:
+    return any(pattern.match(name) for name in weights)

@@ -9,7 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import find_latest_checkpoint
 
 from .errors import InputError
-from .export import read_checkpoint
+from .export.checkpoint import read_checkpoint
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
@@ -123,25 +123,29 @@ def _datasets(node) -> Iterator[dict]:
         yield node
 
 
-def check_paths(cfg: Config) -> None:
+def check_paths(cfg: Config, trust: bool = False) -> None:
     """Look for every folder and file that the config names.
+
+    Args:
+        cfg: of a run.
+        trust: whether its checkpoint may hold objects other than tensors.
 
     Raises:
         InputError: naming the field and the path that is not there.
     """
-    _check_checkpoint(cfg)
+    _check_checkpoint(cfg, trust)
     for loader in LOADERS:
         for dataset in _datasets((cfg.get(loader) or {}).get("dataset")):
             _check_dataset(loader, dataset)
 
 
-def _check_checkpoint(cfg: Config) -> None:
+def _check_checkpoint(cfg: Config, trust: bool) -> None:
     path, resume = cfg.get("load_from"), cfg.get("resume")
     if resume and not path:
         path = find_latest_checkpoint(cfg.work_dir)
     if not path or "://" in path:
         return
-    content = read_checkpoint(path)
+    content = read_checkpoint(path, trust)
     if resume and not {"meta", "optimizer"} <= set(content):
         raise InputError(
             f"{path}: it holds weights only, nothing to resume from; give it as "

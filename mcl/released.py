@@ -1,20 +1,26 @@
-"""Names in the authors' released code (OpenSelfSup layout) for ours."""
+"""Names in the authors' released code (OpenSelfSup layout) for ours, and back."""
 
 import re
+from collections.abc import Mapping
 
-# Ours to theirs. Their trunk is a sequence: 0 backbone, 1 FPN, 2 region part.
-_RULES = (
-    (r"^backbone\.", "encoder_q.0."),
-    (r"^neck\.(lateral_convs|fpn_convs)\.", r"encoder_q.1.\1."),
-    (r"^neck\.shared_convs\.", "encoder_q.2.cls_convs."),
-    (r"^neck\.projector\.fc0\.", "encoder_q.2.mlp.0."),
-    (r"^neck\.projector\.bn0\.", "encoder_q.2.mlp.1."),
-    (r"^neck\.projector\.fc1\.", "encoder_q.2.mlp.3."),
-    (r"^neck\.projector\.bn1\.", "encoder_q.2.mlp.4."),
-    (r"^head\.predictors\.(\d+)\.fc0\.", r"head.predictor.\1.mlp.0."),
-    (r"^head\.predictors\.(\d+)\.bn0\.", r"head.predictor.\1.mlp.1."),
-    (r"^head\.predictors\.(\d+)\.fc1\.", r"head.predictor.\1.mlp.3."),
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+# Ours and theirs, by prefix. Their trunk is a sequence: 0 backbone, 1 FPN, 2 region
+# part; `encoder_q` is the online network, `encoder_k` the target.
+TRUNK = (
+    ("backbone.", "encoder_q.0."),
+    ("neck.lateral_convs.", "encoder_q.1.lateral_convs."),
+    ("neck.fpn_convs.", "encoder_q.1.fpn_convs."),
+    ("neck.shared_convs.", "encoder_q.2.cls_convs."),
+    ("neck.projector.fc0.", "encoder_q.2.mlp.0."),
+    ("neck.projector.bn0.", "encoder_q.2.mlp.1."),
+    ("neck.projector.fc1.", "encoder_q.2.mlp.3."),
+    ("neck.projector.bn1.", "encoder_q.2.mlp.4."),
 )
+PREDICTOR = (("fc0.", "mlp.0."), ("bn0.", "mlp.1."), ("fc1.", "mlp.3."))
 
 
 def released_name(name: str) -> str:
@@ -26,9 +32,67 @@ def released_name(name: str) -> str:
         >>> released_name('target.backbone.conv1.weight')
         'encoder_k.0.conv1.weight'
     """
-    target = name.startswith("target.")
-    for pattern, replacement in _RULES:
-        renamed, found = re.subn(pattern, replacement, name.removeprefix("target."))
-        if found:
-            return renamed.replace("encoder_q", "encoder_k") if target else renamed
+    for ours, theirs in TRUNK:
+        if name.startswith(ours):
+            return theirs + name.removeprefix(ours)
+        if name.startswith(f"target.{ours}"):
+            target = theirs.replace("encoder_q", "encoder_k")
+            return target + name.removeprefix(f"target.{ours}")
+    level = re.match(r"head\.predictors\.(\d+)\.", name)
+    for ours, theirs in PREDICTOR if level else ():
+        if name.startswith(ours, level.end()):
+            rest = name[level.end() :].removeprefix(ours)
+            return f"head.predictor.{level[1]}.{theirs}{rest}"
     return name
+
+
+def own_name(name: str) -> str | None:
+    """Our name of one of the authors' weights; None for one that is not theirs.
+
+    Example:
+        >>> own_name('encoder_k.2.mlp.1.weight')
+        'target.neck.projector.bn0.weight'
+    """
+    target = "target." if name.startswith("encoder_k.") else ""
+    online = name.replace("encoder_k.", "encoder_q.", 1) if target else name
+    for ours, theirs in TRUNK:
+        if online.startswith(theirs):
+            return target + ours + online.removeprefix(theirs)
+    level = re.match(r"head\.predictor\.(\d+)\.", name)
+    for ours, theirs in PREDICTOR if level else ():
+        if name.startswith(theirs, level.end()):
+            rest = name[level.end() :].removeprefix(theirs)
+            return f"head.predictors.{level[1]}.{ours}{rest}"
+    return name if name.startswith("backbone.") else None
+
+
+def from_released(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A state dict of the authors' code under our names.
+
+    Theirs holds the backbone twice, as ``encoder_q.0.*`` and as ``backbone.*``; a
+    stripped one under the second name only.
+
+    Returns:
+        The renamed weights, and the names that have none here.
+
+    Raises:
+        InputError: when nothing of it is known, or the two backbones differ.
+    """
+    renamed, unknown = {}, []
+    for name, tensor in weights.items():
+        ours = own_name(name)
+        if ours is None:
+            unknown.append(name)
+        elif ours in renamed and not torch.equal(renamed[ours], tensor):
+            raise InputError(
+                f"{name} and {released_name(ours)} are one weight in the authors' "
+                "code, but differ in this file: remove the wrong one"
+            )
+        else:
+            renamed[ours] = tensor
+    if not any(name.startswith("backbone.") for name in renamed):
+        raise InputError(
+            "no weight is called encoder_q.0.* or backbone.*: this is no checkpoint "
+            "in the layout of the authors' code"
+        )
+    return renamed, unknown

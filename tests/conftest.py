@@ -1,6 +1,7 @@
 """Small things shared by the tests: images, a shrunk config, the tools."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,13 @@ def run_tool(*args, check: bool = True, **env) -> subprocess.CompletedProcess:
     if check and done.returncode:
         raise AssertionError(f"{args} failed:\n{done.stdout}\n{done.stderr}")
     return done
+
+
+def run_main(path: str, *args) -> None:
+    """Run ``main()`` of a tool in this process; its errors are raised."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [path, *(str(a) for a in args)])
+        runpy.run_path(str(ROOT / path), run_name="tool")["main"]()
 
 
 def options(overrides: dict) -> list[str]:

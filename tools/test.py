@@ -24,6 +24,11 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("checkpoint")
     parser.add_argument("--work-dir", help="where the log goes")
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="read a checkpoint with objects other than tensors, which runs its code",
+    )
     parser.add_argument("--cfg-options", nargs="+", action=DictAction)
     parser.add_argument(
         "--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none"
@@ -40,7 +45,7 @@ def main() -> None:
         raise InputError(
             f"config {args.config}: it has no test_evaluator; give a detector's config"
         )
-    check_paths(cfg)
+    check_paths(cfg, args.trust)
     if not torch.cuda.is_available():
         print(adapt_to_cpu(cfg), flush=True)
         join_cpu_processes(args.launcher)

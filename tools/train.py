@@ -52,6 +52,11 @@ def parse_args() -> argparse.Namespace:
         help="load what fits of a checkpoint of another architecture",
     )
     parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="read a checkpoint with objects other than tensors, which runs its code",
+    )
+    parser.add_argument(
         "--cfg-options",
         nargs="+",
         action=DictAction,
@@ -125,7 +130,7 @@ def use_mixed_precision(cfg: Config) -> None:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    check_paths(cfg)
+    check_paths(cfg, args.trust)
     check_labels(cfg)
     make_work_dir(cfg.work_dir)
     if not torch.cuda.is_available():

@@ -1,0 +1,97 @@
+"""Checkpoint files: read without running their code, write whole or not at all."""
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+
+DDP_PREFIX = "module."
+
+
+def read_checkpoint(path: str, trust: bool = False) -> dict:
+    """The content of a checkpoint file, on the CPU, its tensors mapped from disk.
+
+    Args:
+        path: a file that ``torch.save`` wrote.
+        trust: whether objects other than tensors and plain values may be unpickled,
+            which runs whatever code the file names.
+
+    Raises:
+        InputError: when there is no such file, it is no checkpoint, or it holds
+            such objects and is not trusted.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such checkpoint")
+    try:
+        checkpoint = _load(path, weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise InputError(f"{path}: it is no checkpoint, or damaged") from error
+        raise InputError(
+            f"{path}: beside tensors it holds {refused[1]}, and to read that runs code "
+            "of the file's choice; if you trust where it comes from, give --trust"
+        ) from error
+    except Exception as error:  # unpickling raises many kinds
+        raise InputError(f"{path}: it is no checkpoint, or damaged") from error
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"{path}: it holds a {type(checkpoint).__name__}, no weights")
+    return checkpoint
+
+
+def _load(path: str, weights_only: bool):
+    """``torch.load``; files of torch before 1.6 cannot be mapped."""
+    try:
+        return torch.load(path, "cpu", weights_only=weights_only, mmap=True)
+    except RuntimeError as error:
+        if "mmap" not in str(error):
+            raise
+        return torch.load(path, "cpu", weights_only=weights_only)
+
+
+def load_weights(path: str, trust: bool = False) -> dict[str, Tensor]:
+    """Weights of a checkpoint file, without the prefix of a distributed wrapper.
+
+    Raises:
+        InputError: as :func:`read_checkpoint`; or when there are no weights in it.
+    """
+    checkpoint = read_checkpoint(path, trust)
+    weights = checkpoint.get("state_dict", checkpoint)
+    if not weights or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise InputError(f"{path}: it holds no weights (no `state_dict` of tensors)")
+    return {name.removeprefix(DDP_PREFIX): w for name, w in weights.items()}
+
+
+def write_tensors(content: Mapping, out: str) -> None:
+    """Write ``out`` with ``torch.save``, whole or not at all.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    _write(out, lambda file: torch.save(content, file))
+
+
+def write_pickle(content: Mapping, out: str) -> None:
+    """Write ``out`` as a pickle, whole or not at all.
+
+    Raises:
+        InputError: when it cannot be written.
+    """
+    _write(out, lambda file: pickle.dump(content, file))
+
+
+def _write(out: str, dump) -> None:
+    partial = Path(f"{out}.partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            dump(file)
+        os.replace(partial, out)
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{out}: it cannot be written ({error})") from error

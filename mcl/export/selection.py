@@ -1,0 +1,116 @@
+"""Which weights of a pre-training checkpoint leave it: a network, its parts."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ..errors import InputError
+from ..load_report import BACKBONE, NECK, SHARED_CONVS
+
+NETWORKS = ("online", "target")
+# What --part means; each holds the one before it.
+PARTS = {
+    "backbone": (BACKBONE,),
+    "trunk": (BACKBONE, NECK),
+    "detector": (BACKBONE, NECK, SHARED_CONVS),
+}
+# Prefixes of our weights and the part that they are.
+OURS = {
+    "backbone.": BACKBONE,
+    "neck.lateral_convs.": NECK,
+    "neck.fpn_convs.": NECK,
+    "neck.shared_convs.": SHARED_CONVS,
+}
+COUNTER = "num_batches_tracked"
+STATISTICS = ("running_mean", "running_var", COUNTER)
+
+
+def part_of(name: str) -> str | None:
+    """The part of one of our weights; None for what serves pre-training only."""
+    return next((part for p, part in OURS.items() if name.startswith(p)), None)
+
+
+def take_network(
+    weights: Mapping[str, Tensor], net: str = "online"
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Backbone, FPN and shared convs of the online or the target network.
+
+    With `selected` computation the target network reads P5 alone, so the BN layers
+    of its other convs have no statistics of their own: they get those of the
+    online network, whose average its weights are.
+
+    Args:
+        weights: the state dict of :class:`~mcl.models.MCL`.
+        net: ``online`` or ``target``.
+
+    Returns:
+        The weights under the online network's names, and the norm layers that
+        were given the online network's statistics.
+
+    Raises:
+        InputError: when that network is not in the file.
+    """
+    online = {k: v for k, v in weights.items() if part_of(k)}
+    if net == "online":
+        return online, []
+    target = {
+        name: tensor
+        for k, tensor in weights.items()
+        if k.startswith("target.") and part_of(name := k.removeprefix("target."))
+    }
+    if not target:
+        raise InputError(
+            "--net target: the file has no target network (weights called target.*); "
+            "give the checkpoint that pre-training wrote, or ask for --net online"
+        )
+    borrowed = [
+        layer
+        for layer in _unseen(target)
+        if online.get(f"{layer}.{COUNTER}") is not None
+    ]
+    for layer in borrowed:
+        for statistic in STATISTICS:
+            target[f"{layer}.{statistic}"] = online[f"{layer}.{statistic}"]
+    return target, borrowed
+
+
+def take_parts(
+    network: Mapping[str, Tensor], parts: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """The weights of ``parts``.
+
+    Raises:
+        InputError: when one is not there, or was never run in training.
+    """
+    chosen = {k: v for k, v in network.items() if part_of(k) in parts}
+    for prefix, part in OURS.items():
+        if part in parts and not any(k.startswith(prefix) for k in chosen):
+            raise InputError(
+                f"the checkpoint has no weight called {prefix}*: give one written by "
+                "pre-training with MCL (a file of the authors' code first goes through "
+                "tools/import_official.py), or ask for less with --part"
+            )
+    _refuse_untrained(chosen)
+    return chosen
+
+
+def _unseen(weights: Mapping[str, Tensor]) -> list[str]:
+    """BN layers that counted no batch."""
+    return [
+        name.removesuffix(f".{COUNTER}")
+        for name, tensor in weights.items()
+        if name.endswith(COUNTER) and tensor.item() == 0
+    ]
+
+
+def _refuse_untrained(weights: Mapping[str, Tensor]) -> None:
+    """A BN layer that counted no batch stands behind a conv nothing was read from.
+
+    Of the backbone it may be that its statistics were frozen on purpose.
+    """
+    for layer in _unseen(weights):
+        if not layer.startswith("backbone."):
+            raise InputError(
+                f"{layer} has seen no batch: the checkpoint is of an untrained model, "
+                "or its ratios leave a map of the pyramid unread"
+            )

@@ -1,0 +1,72 @@
+"""MMPretrain: the backbone under its own names."""
+
+from mmengine.registry import DefaultScope
+from torch import Tensor
+
+from ..architecture import Architecture
+from ..errors import InputError
+from ..load_report import BACKBONE
+from .checkpoint import write_tensors
+from .destination import build_unfilled
+
+
+class ToMMPretrain:
+    """Into the backbone of any model of MMPretrain.
+
+    Args:
+        architecture: of the backbone.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        from mmpretrain.registry import MODELS
+
+        config = _config(architecture)
+        with DefaultScope.overwrite_default_scope("mmpretrain"):
+            backbone = build_unfilled(lambda: MODELS.build(config))
+        self.model = {f"{BACKBONE}.{k}": v for k, v in backbone.state_dict().items()}
+
+    def part_of(self, name: str) -> str:
+        return BACKBONE
+
+    def place(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
+        return {name: tensor} if name.startswith(f"{BACKBONE}.") else {}
+
+    def write(self, weights: dict[str, Tensor], out: str) -> None:
+        write_tensors(dict(state_dict=weights), out)
+
+    def usage(self, out: str) -> str:
+        init = f'dict(type="Pretrained", checkpoint="{out}", prefix="{BACKBONE}.")'
+        return f"init_cfg = {init}  # in the backbone's config"
+
+
+def _config(arch: Architecture) -> dict:
+    """MMPretrain's config of that backbone, all maps given out.
+
+    Raises:
+        InputError: for a ResNet of an unusual number of blocks.
+    """
+    if arch.family == "ResNet":
+        if not arch.depth:
+            raise InputError(f"the backbone, {arch}, is none of MMPretrain's ResNets")
+        return dict(
+            type="ResNet",
+            depth=arch.depth,
+            stem_channels=arch.stem,
+            base_channels=arch.widths[0],
+            out_indices=(0, 1, 2, 3),
+        )
+    if arch.family == "Swin":
+        return dict(
+            type="SwinTransformer",
+            arch=dict(
+                embed_dims=arch.widths[0], depths=arch.depths, num_heads=arch.heads
+            ),
+            window_size=arch.window,
+            out_indices=(0, 1, 2, 3),
+        )
+    return dict(
+        type="ConvNeXt",
+        arch=dict(depths=arch.depths, channels=arch.widths),
+        out_indices=(0, 1, 2, 3),
+        gap_before_final_norm=False,
+    )
