@@ -16,7 +16,7 @@ from mcl.errors import InputError, exit_in_words
 from mcl.export import load_weights, save_for_detector, to_detector
 from mcl.preflight import adapt_to_cpu, read_config
 
-DETECTOR = "configs/benchmarks/mask-rcnn_r50-mcl-pre_fpn_1x_coco.py"
+DETECTOR = "configs/benchmarks/coco/mask-rcnn_r50-mcl-pre_fpn_1x_coco.py"
 
 
 def build_detector(config: str) -> dict:
