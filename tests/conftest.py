@@ -20,7 +20,9 @@ ROOT = Path(mcl.__file__).parents[1]
 DATA = ROOT / "tests" / "data"
 PRETRAINING = ROOT / "configs/mcl/mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 TINY = ROOT / "configs/mcl/mcl_resnet18-fpn_1xb64-cpu-coslr_folder.py"
-SMALL_DETECTOR = ROOT / "configs/benchmarks/mask-rcnn_r18-mcl-pre_fpn_small.py"
+SMALL_DETECTOR = (
+    ROOT / "configs/benchmarks/quickstart/mask-rcnn_r18-mcl-pre_fpn_small.py"
+)
 
 # Overrides that shrink the tiny recipe to a second per step.
 SHRINK = {

@@ -27,8 +27,8 @@ from mcl.picture import draw_levels
 ROOT = Path(__file__).parents[1]
 PRETRAINING = ROOT / "configs/mcl/mcl_resnet18-fpn_1xb64-cpu-coslr_folder.py"
 DETECTORS = {
-    "mcl": ROOT / "configs/benchmarks/mask-rcnn_r18-mcl-pre_fpn_small.py",
-    "random": ROOT / "configs/benchmarks/mask-rcnn_r18-random_fpn_small.py",
+    "mcl": ROOT / "configs/benchmarks/quickstart/mask-rcnn_r18-mcl-pre_fpn_small.py",
+    "random": ROOT / "configs/benchmarks/quickstart/mask-rcnn_r18-random_fpn_small.py",
 }
 # A detector below this box AP has not learnt, and no comparison means anything.
 LEAST_AP = 0.03

@@ -1,5 +1,4 @@
-# The supervised twin: the backbone from torchvision's ImageNet classifier.
-_base_ = "mask-rcnn_r50-random_fpn_1x_coco.py"
+_base_ = "cascade-mask-rcnn_r50-random_fpn_1x_coco.py"
 
 model = dict(
     backbone=dict(

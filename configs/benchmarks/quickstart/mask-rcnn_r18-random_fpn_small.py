@@ -1,6 +1,10 @@
 # A Mask R-CNN of half width on small scenes of one class, for a CPU: the detector
 # of the quickstart. `data_root` is a folder that tools/scenes/make_scenes.py wrote.
-_base_ = "mask-rcnn_r50-random_fpn_1x_coco.py"
+_base_ = [
+    "../../_base_/benchmarks/models/mask-rcnn_r50_fpn-4conv1fc.py",
+    "../../_base_/benchmarks/datasets/coco_instance.py",
+    "../../_base_/benchmarks/schedules/schedule_90k.py",
+]
 
 data_root = "{{$QUICKSTART_DATA:data/quickstart/}}"
 side = 160

@@ -1,0 +1,13 @@
+# What all schedules share: SGD and everything counted in iterations.
+_base_ = "mmdet::_base_/default_runtime.py"
+
+optim_wrapper = dict(
+    type="OptimWrapper",
+    # lr .02 for 16 images
+    optimizer=dict(type="SGD", lr=0.02, momentum=0.9, weight_decay=1e-4),
+)
+auto_scale_lr = dict(enable=False, base_batch_size=16)  # 8 GPUs x 2 images
+val_cfg = dict(type="ValLoop")
+test_cfg = dict(type="TestLoop")
+default_hooks = dict(checkpoint=dict(by_epoch=False))
+log_processor = dict(by_epoch=False)

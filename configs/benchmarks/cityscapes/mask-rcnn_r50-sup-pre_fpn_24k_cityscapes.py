@@ -1,0 +1,9 @@
+_base_ = "mask-rcnn_r50-random_fpn_24k_cityscapes.py"
+
+model = dict(
+    backbone=dict(
+        init_cfg=dict(
+            _delete_=True, type="Pretrained", checkpoint="torchvision://resnet50"
+        )
+    )
+)

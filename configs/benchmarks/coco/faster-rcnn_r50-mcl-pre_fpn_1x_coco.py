@@ -1,0 +1,3 @@
+_base_ = "faster-rcnn_r50-random_fpn_1x_coco.py"
+
+load_from = "work_dirs/mcl_resnet50-fpn_mask-rcnn.pth"

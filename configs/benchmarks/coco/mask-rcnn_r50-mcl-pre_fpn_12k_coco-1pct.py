@@ -1,0 +1,3 @@
+_base_ = "mask-rcnn_r50-random_fpn_12k_coco-1pct.py"
+
+load_from = "work_dirs/mcl_resnet50-fpn_mask-rcnn.pth"

@@ -1,0 +1,9 @@
+_base_ = "faster-rcnn_r50-random_fpn_24k_voc0712.py"
+
+model = dict(
+    backbone=dict(
+        init_cfg=dict(
+            _delete_=True, type="Pretrained", checkpoint="torchvision://resnet50"
+        )
+    )
+)
