@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,8 +163,7 @@ def find_epoch_length(logs: list[list[dict]]) -> int | None:
     for rows in logs:
         here = [row for row in rows if is_training(row) and "epoch" in row]
         first = {row["epoch"]: row["step"] for row in reversed(here)}
-        if len(first) > 1:
-            a, b = min(first), max(first)
+        for a, b in pairwise(sorted(first)):
             lengths.add((first[b] - first[a]) / (b - a))
         trained += here
     length = lengths.pop() if len(lengths) == 1 else 0

@@ -170,7 +170,8 @@ def plot_curves(axes, runs: list[Run], family: tuple[str, str], column: str) -> 
         axes.plot(list(values), list(values.values()), **style(i))
     axes.set_xlabel(runs[0].log.unit)
     axes.set_ylabel(f"{KINDS[family[1]]} {column} (%)")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    whole = MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    axes.xaxis.set_major_locator(whole)
     axes.grid(alpha=0.3)
 
 
@@ -189,6 +190,7 @@ def plot_sizes(axes, runs: list[Run], family: tuple[str, str]) -> None:
                 left = k - 0.4 + i * width
                 axes.bar(left, value, width, align="edge", color=style(i)["color"])
     axes.set_xticks(range(len(sizes)), [SIZES[size] for size in sizes])
+    axes.set_xlim(-0.6, len(sizes) - 0.4)  # also where an outer bar is missing
     axes.set_xlabel("size of the objects")
     axes.set_ylabel(f"{KINDS[family[1]]} AP (%), last evaluation")
     axes.grid(axis="y", alpha=0.3)
