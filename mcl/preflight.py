@@ -74,6 +74,11 @@ def read_config(path: str) -> Config:
         return Config.fromfile(path)
     except (SyntaxError, OSError) as error:
         raise InputError(f"config {path}: it cannot be read ({error})") from error
+    except ImportError as error:
+        raise InputError(
+            f"config {path}: a module of its custom_imports is missing; install this "
+            f"repository, or put that file on PYTHONPATH ({error.args[0]})"
+        ) from error
 
 
 def make_work_dir(path: str) -> None:

@@ -83,6 +83,7 @@ def shrunk_config(data_root: Path, **overrides) -> Config:
 
 def shrunk_model(**overrides) -> torch.nn.Module:
     """The model of that recipe, initialised; ``overrides`` are of ``model.*``."""
+    init_default_scope("mmpretrain")  # a detector may have been built before
     overrides = {f"model.{k}": v for k, v in overrides.items()}
     model = MODELS.build(shrunk_config(Path("."), **overrides).model)
     model.init_weights()
@@ -134,6 +135,17 @@ def run_main(path: str, *args) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [path, *(str(a) for a in args)])
         runpy.run_path(str(ROOT / path), run_name="tool")["main"]()
+
+
+@pytest.fixture
+def run_export(capsys):
+    """Run tools/export.py in this process; return what it printed."""
+
+    def run(*args) -> str:
+        run_main("tools/export.py", *args)
+        return capsys.readouterr().out
+
+    return run
 
 
 def options(overrides: dict) -> list[str]:

@@ -1,6 +1,7 @@
 """The exported files in torchvision's, timm's, MMPretrain's and Detectron2's models."""
 
 import pickle
+from functools import partial
 from itertools import product
 
 import pytest
@@ -25,7 +26,7 @@ from mcl.export import (
     take_network,
 )
 
-from .conftest import PRETRAINING, run_main
+from .conftest import PRETRAINING
 
 IMAGE = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
 CLOSE = dict(rtol=1e-5, atol=1e-5)
@@ -86,14 +87,9 @@ def maps(ours) -> dict[str, tuple[torch.Tensor, ...]]:
 
 
 @pytest.fixture
-def send(checkpoint, capsys):
-    """Run tools/export.py in this process; return what it printed."""
-
-    def run(out, *args: str) -> str:
-        run_main("tools/export.py", checkpoint, out, *args)
-        return capsys.readouterr().out
-
-    return run
+def send(checkpoint, run_export):
+    """Export the checkpoint; return what was printed."""
+    return partial(run_export, checkpoint)
 
 
 def arrives(model: nn.Module, out, fresh: set[str]) -> nn.Module:
