@@ -60,6 +60,7 @@ class Toy(BaseModel):
         maps = [self.bn2(self.conv2(m)) for m in (x, x[..., ::2, ::2])]
         if mode == "predict":
             return [float(m.mean()) for m in maps]
+        assert mode == "loss"
         return dict(loss=torch.rand(()) * sum((m - 1).pow(4).mean() for m in maps))
 
 
@@ -135,9 +136,10 @@ assert not any(sys.modules[name] for name in blocked)
 @torch.no_grad()
 def test_statistics_are_those_of_all_inputs_joined():
     batches = random_batches([2, 5, 3, 1])
-    model = seeded()
+    model = seeded().eval()
     wanted = expected(model, batches)
     assert_statistics(estimate(model, batches), wanted)
+    assert not any(module.training for module in model.modules())
     # Equal weights for batches of unequal size would miss by far more.
     parts = [expected(model, [batch])[0][0] for batch in batches]
     assert (torch.stack(parts).mean(0) - wanted[0][0]).abs().max() > 1e-3
