@@ -176,6 +176,12 @@ def test_checkpoint_of_another_architecture(tmp_path):
     )
     message = said(detection(tmp_path / "w", root, load_from=other))
     assert "another architecture" in message and "backbone" in message
+    # An object that is no tensor could run code when it is read.
+    torch.save(dict(state_dict={"a": torch.zeros(1)}, where=tmp_path), other)
+    message = said(detection(tmp_path / "w", root, load_from=other))
+    assert "give --trust" in message
+    message = said(detection(tmp_path / "w", root, "--trust", load_from=other))
+    assert "another architecture" in message
     assert not list((tmp_path / "w").glob("*.pth"))
 
 
