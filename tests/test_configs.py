@@ -1,21 +1,16 @@
-"""Every shipped config builds: model, data set, optimizer, schedule, hooks."""
+"""Every pre-training config builds: model, data set, optimizer, schedule, hooks."""
 
-import json
 import re
 
-import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from PIL import Image
 
 from mcl.preflight import adapt_to_cpu
 
 from .conftest import ROOT, write_images
 
 PRETRAINING = sorted((ROOT / "configs/mcl").glob("*.py"))
-BENCHMARKS = sorted((ROOT / "configs/benchmarks").glob("*.py"))
 
 
 def build(cfg: Config, work_dir) -> Runner:
@@ -71,54 +66,6 @@ def test_numbers_of_a_recipe_agree(path):
         epoch = 1281167 // (processes * batch)
         assert cfg.train_cfg.max_iters == 100 * epoch
         assert cfg.optim_wrapper.optimizer.lr == processes * batch * accumulation / 256
-
-
-def coco_files(root, cfg) -> None:
-    """A data set of two images at the paths that a benchmark names."""
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.data_root = f"{root}/"
-        folder = root / loader.dataset.data_prefix.img
-        folder.mkdir(parents=True, exist_ok=True)
-        names = (loader.dataset.get("metainfo") or {}).get("classes") or ("person",)
-        images, annotations = [], []
-        for i in (1, 2):
-            Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(folder / f"{i}.jpg")
-            images.append(dict(id=i, file_name=f"{i}.jpg", height=60, width=80))
-            box, corners = [10, 10, 40, 40], [10, 10, 50, 10, 50, 50, 10, 50]
-            annotations.append(
-                dict(
-                    id=i,
-                    image_id=i,
-                    category_id=1,
-                    bbox=box,
-                    area=1600,
-                    iscrowd=0,
-                    segmentation=[corners],
-                )
-            )
-        file = root / loader.dataset.ann_file
-        file.parent.mkdir(exist_ok=True)
-        categories = [dict(id=i + 1, name=name) for i, name in enumerate(names)]
-        content = dict(images=images, annotations=annotations, categories=categories)
-        file.write_text(json.dumps(content))
-
-
-@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda p: p.stem)
-def test_benchmark_builds(path, tmp_path, monkeypatch):
-    cfg = Config.fromfile(path)
-    coco_files(tmp_path, cfg)
-    init_default_scope("mmdet")
-    cfg.visualizer.name = path.stem
-    if cfg.model.backbone.init_cfg:
-        cfg.model.backbone.init_cfg = None  # a download; the name is checked elsewhere
-    runner = build(cfg, tmp_path)
-    trainable = [n for n, p in runner.model.named_parameters() if p.requires_grad]
-    assert len(trainable) == len(list(runner.model.named_parameters()))
-    norms = [m for m in runner.model.modules() if "BatchNorm" in type(m).__name__]
-    runner.model.train()
-    assert all(m.training for m in norms)
-    sample = runner.train_dataloader.dataset[0]
-    assert len(sample["data_samples"].gt_instances) == 1
 
 
 def test_recipe_of_the_paper():
