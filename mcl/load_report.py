@@ -108,7 +108,7 @@ class LoadReport:
         return gaps + self.causes if gaps else []
 
     def in_full(self, limit: int | None = 3) -> str:
-        """The table, and ``limit`` names of each kind that did not match (None: all)."""
+        """The table, and ``limit`` names of each kind that does not fit (None: all)."""
         lines = [str(self)]
         for name, part in self.parts.items():
             for kind in ("missing", "unexpected", "mismatched"):
@@ -161,7 +161,9 @@ def find_causes(
         causes.append(f"the file's backbone is {theirs}, the model's {wanted}")
     width, wanted_width = (_fpn_width(w) for w in (weights, model))
     if width and wanted_width and width != wanted_width:
-        causes.append(f"the file's FPN has {width} channels, the model's {wanted_width}")
+        causes.append(
+            f"the file's FPN has {width} channels, the model's {wanted_width}"
+        )
     has_norm, wants_norm = (_fpn_has_norm(w) for w in (weights, model))
     if width and wanted_width and has_norm != wants_norm:
         causes.append("one FPN has norm layers (neck.norm_cfg), the other has none")
@@ -182,12 +184,16 @@ def find_causes(
 
 def _backbone(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefix = f"{BACKBONE}."
-    return {k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)}
+    return {
+        k.removeprefix(prefix): w for k, w in weights.items() if k.startswith(prefix)
+    }
 
 
 def _laterals(weights: Mapping[str, Tensor]) -> int:
     """Number of maps that the FPN takes from the backbone."""
-    return len({k.split(".")[2] for k in weights if k.startswith("neck.lateral_convs.")})
+    return len(
+        {k.split(".")[2] for k in weights if k.startswith("neck.lateral_convs.")}
+    )
 
 
 def _fpn_width(weights: Mapping[str, Tensor]) -> int | None:

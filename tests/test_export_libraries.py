@@ -233,10 +233,10 @@ def detectron2_names() -> set[str]:
     for stage, blocks in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True):
         block = f"backbone.bottom_up.res{stage}"
         convs.append(f"{block}.0.shortcut")
-        convs += [
-            f"{block}.{i}.conv{c}" for i, c in product(range(blocks), (1, 2, 3))
-        ]
-    convs += [f"backbone.fpn_{k}{s}" for k in ("lateral", "output") for s in range(2, 6)]
+        convs += [f"{block}.{i}.conv{c}" for i, c in product(range(blocks), (1, 2, 3))]
+    convs += [
+        f"backbone.fpn_{k}{s}" for k in ("lateral", "output") for s in range(2, 6)
+    ]
     convs += [f"roi_heads.box_head.conv{i}" for i in (1, 2, 3, 4)]
     return {f"{c}.weight" for c in convs} | {
         f"{c}.norm.{n}" for c, n in product(convs, NORM)

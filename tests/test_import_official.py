@@ -12,8 +12,14 @@ from mcl.export import load_weights
 from mcl.load_report import SHARED_CONVS
 from mcl.released import from_released, own_name, released_name
 
-from .conftest import DATA, random_views, run_main, run_tool, shrunk_config, shrunk_model
-
+from .conftest import (
+    DATA,
+    random_views,
+    run_main,
+    run_tool,
+    shrunk_config,
+    shrunk_model,
+)
 
 
 @pytest.fixture(scope="module")

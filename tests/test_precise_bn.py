@@ -18,7 +18,6 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, Runner
-from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -28,7 +27,7 @@ from mcl.preflight import adapt_to_cpu
 from precise_bn import PreciseBNHook
 
 from .conftest import SMALL_DETECTOR
-from .test_configs import coco_files
+from .test_benchmarks import write_coco
 from .test_distributed import WORLD, free_port
 from .test_export import WIDTHS
 
@@ -487,10 +486,9 @@ def detector_run(folder: Path, added: str) -> Runner:
             "visualizer.name": folder.name,
         }
     )
-    coco_files(folder, cfg)
-    rng = np.random.default_rng(0)
-    for path in sorted(folder.rglob("*.jpg")):
-        Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).save(path)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.data_root = f"{folder}/"
+    write_coco(cfg)
     cfg.val_evaluator.ann_file = str(folder / cfg.val_dataloader.dataset.ann_file)
     adapt_to_cpu(cfg)
     runner = Runner.from_cfg(cfg)

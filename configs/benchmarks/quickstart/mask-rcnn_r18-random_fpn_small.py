@@ -86,6 +86,7 @@ test_evaluator = val_evaluator
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-3, weight_decay=0.05),
+    paramwise_cfg=None,
     clip_grad=dict(max_norm=10),
 )
 param_scheduler = [
