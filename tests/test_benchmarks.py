@@ -11,6 +11,7 @@ import mmdet
 import numpy as np
 import pytest
 import torch
+import torchvision
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -25,6 +26,7 @@ from .conftest import ROOT
 CONFIGS = sorted((ROOT / "configs/benchmarks").glob("*/*.py"))
 RANDOM = [path for path in CONFIGS if "-random_" in path.stem]
 STARTS = re.compile("-(random|sup-pre|mcl-pre|mcl-backbone-pre)_")
+STARTED = ("sup-pre", "mcl-pre")
 TORCHVISION = dict(type="Pretrained", checkpoint="torchvision://resnet50")
 
 
@@ -100,7 +102,24 @@ def test_every_row_has_its_twins():
     assert len(rows) == 25
 
 
-STARTED = ("sup-pre", "mcl-pre")
+@pytest.mark.parametrize("row", ["fpn", "c4"])
+def test_the_supervised_start_fills_every_stage(row, tmp_path):
+    weights = torchvision.models.resnet50().state_dict()
+    torch.save(weights, tmp_path / "resnet50.pth")
+    cfg = load(ROOT / f"configs/benchmarks/coco/mask-rcnn_r50-sup-pre_{row}_1x_coco.py")
+    parts = [cfg.model.backbone]
+    parts += cfg.model.roi_head.get("shared_head", [])[:1]
+    for part in parts:
+        part.init_cfg.checkpoint = str(tmp_path / "resnet50.pth")
+    init_default_scope("mmdet")
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    state = model.state_dict()
+    for key, value in weights.items():
+        if not key.startswith("fc."):
+            head = row == "c4" and key.startswith("layer4.")
+            prefix = "roi_head.shared_head.0" if head else "backbone"
+            assert torch.equal(state[f"{prefix}.{key}"], value), key
 
 
 # --- names
@@ -114,7 +133,7 @@ def test_names_agree_with_content(path):
     classes = (dataset.get("metainfo") or DATASETS.get(dataset.type).METAINFO)[
         "classes"
     ]
-    assert {c for c in numbers_of_classes(cfg.model)} == {len(classes)}
+    assert numbers_of_classes(cfg.model) == {len(classes)}
     assert cfg.model.backbone.depth == int(re.search(r"_r(\d+)-", stem).group(1))
     assert cfg.model.backbone.num_stages == (3 if "_c4_" in stem else 4)
     detector = stem.split("_")[0].replace("-", "").replace("cascademask", "cascade")

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from mcl.errors import InputError
-from tools.draw_labels import draw, main, read_annotations
+from tools.draw_labels import draw, read_annotations
 
-from .conftest import ROOT, run_tool
+from .conftest import ROOT, run_main, run_tool
 
 IMAGES = 200
 
@@ -69,7 +69,7 @@ def test_a_part_that_is_none_is_refused(ann_file, percent):
         draw(read_annotations(ann_file), percent, seed=1)
 
 
-def test_other_files_are_refused(ann_file, tmp_path, monkeypatch):
+def test_other_files_are_refused(ann_file, tmp_path):
     listing = tmp_path / "list.json"
     listing.write_text("[]")
     for path, words in (
@@ -79,18 +79,16 @@ def test_other_files_are_refused(ann_file, tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match=words):
             read_annotations(path)
-    args = ["draw_labels.py", str(ann_file), str(listing), "--percent", "1"]
-    monkeypatch.setattr("sys.argv", args)
     with pytest.raises(InputError, match="cannot be written"):
-        main()
+        run_main("tools/draw_labels.py", ann_file, listing, "--percent", 1)
 
 
-def test_the_tool_writes_a_file_for_each_part(ann_file, tmp_path):
+def test_the_tool_writes_a_file_for_each_part(ann_file, tmp_path, capsys):
     args = ["tools/draw_labels.py", ann_file, tmp_path / "out", "--seed", "1"]
-    done = run_tool(*args, "--percent", 1, 2.5)
+    run_main(*args, "--percent", 1, 2.5)
     files = sorted(f.name for f in (tmp_path / "out").iterdir())
     assert files == ["instances.seed1@1.json", "instances.seed1@2.5.json"]
-    assert "2 images, 4 annotations" in done.stdout
+    assert "2 images, 4 annotations" in capsys.readouterr().out
     part = read_annotations(tmp_path / "out" / files[1])
     assert part == draw(read_annotations(ann_file), 2.5, seed=1)
     # bad input ends it in one sentence
