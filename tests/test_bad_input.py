@@ -142,9 +142,9 @@ def coco(tmp_path, categories, category_id=1):
     return f"{root}/"
 
 
-def detection(work_dir, root, **overrides):
+def detection(work_dir, root, *args, **overrides):
     overrides = {"load_from": "None", "train_cfg.max_iters": 1, **overrides}
-    return train(SMALL_DETECTOR, work_dir, overrides, QUICKSTART_DATA=root)
+    return train(SMALL_DETECTOR, work_dir, overrides, *args, QUICKSTART_DATA=root)
 
 
 def test_missing_annotation_file(tmp_path):
