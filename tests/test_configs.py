@@ -2,10 +2,15 @@
 
 import re
 
+import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
 
+from mcl.export import build_unfilled
 from mcl.preflight import adapt_to_cpu
 
 from .conftest import ROOT, write_images
@@ -13,34 +18,30 @@ from .conftest import ROOT, write_images
 PRETRAINING = sorted((ROOT / "configs/mcl").glob("*.py"))
 
 
-def build(cfg: Config, work_dir) -> Runner:
-    """The runner with everything built that training needs."""
-    adapt_to_cpu(cfg)
-    cfg.work_dir = str(work_dir)
-    cfg.load_from = None
-    cfg.train_dataloader.num_workers = 0
-    cfg.train_dataloader.persistent_workers = False
-    runner = Runner.from_cfg(cfg)
-    assert runner.train_loop.max_iters == cfg.train_cfg.max_iters
-    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
-    return runner
+def point_to_images(cfg: Config, folder) -> None:
+    """Give the config a batch of images, and an image to validate with."""
+    datasets = [cfg.train_dataloader.dataset.dataset]
+    for label in ("class_0", "class_1"):
+        write_images(folder / "images" / label, cfg.train_dataloader.batch_size // 2)
+        write_images(folder / "val" / label, 2)
+    if cfg.get("val_dataloader"):
+        datasets.append(cfg.val_dataloader.dataset)
+    for dataset, name in zip(datasets, ("images", "val"), strict=False):
+        dataset.data_root = str(folder / name)
 
 
 @pytest.mark.parametrize("path", PRETRAINING, ids=lambda p: p.stem)
-def test_pretraining_builds(path, tmp_path):
+def test_full_size_model_builds(path):
     cfg = Config.fromfile(path)
-    write_images(tmp_path / "images", cfg.train_dataloader.batch_size)
-    inner = cfg.train_dataloader.dataset.dataset
-    inner.data_root = str(tmp_path / "images")
-    cfg.visualizer.name = path.stem
-    runner = build(cfg, tmp_path)
-    assert len(runner.train_dataloader.dataset) == cfg.train_dataloader.batch_size
-    sample = runner.train_dataloader.dataset[0]
-    assert len(sample["inputs"]) == 8
-    hooks = [type(h).__name__ for h in runner.hooks]
-    assert {"TargetUpdateHook", "NonFiniteLossHook", "IterationSeedHook"} <= set(hooks)
-    assert "OptimStepParamSchedulerHook" in hooks and "ParamSchedulerHook" not in hooks
+    init_default_scope("mmpretrain")
+    model = build_unfilled(lambda: MODELS.build(cfg.model))
+    widths = [c.conv.in_channels for c in model.neck.lateral_convs]
+    assert widths == list(cfg.model.neck.in_channels)
+    with torch.no_grad():
+        image = torch.zeros(1, 3, 32, 32, device=next(model.parameters()).device)
+        if cfg.model.backbone.type != "SwinTransformer":  # its windows need 224
+            maps = model.eval().backbone(image)
+            assert [m.shape[1] for m in maps] == widths
 
 
 @pytest.mark.parametrize("path", PRETRAINING, ids=lambda p: p.stem)
@@ -65,7 +66,115 @@ def test_numbers_of_a_recipe_agree(path):
     if "in1k" in path.stem:
         epoch = 1281167 // (processes * batch)
         assert cfg.train_cfg.max_iters == 100 * epoch
-        assert cfg.optim_wrapper.optimizer.lr == processes * batch * accumulation / 256
+        per_256 = 1.5e-4 if "adamw" in path.stem else 1.0
+        lr = per_256 * processes * batch * accumulation / 256
+        assert cfg.optim_wrapper.optimizer.lr == pytest.approx(lr)
+        assert ("adamw" in path.stem) == (cfg.optim_wrapper.optimizer.type == "AdamW")
+        warm_up = cfg.param_scheduler[0]
+        assert warm_up.end - 1 == pytest.approx(10 * epoch / accumulation, rel=3e-3)
+
+
+# What a name promises; each differs from the paper's recipe in that alone.
+PROMISES = {
+    "fpn_same_": ("head.assignment", "same"),
+    "fpn_neighbours_": ("head.assignment", "neighbours"),
+    "fpn_all_": ("head.assignment", "all"),
+    "fpn_no-negatives_": ("head.loss.type", "MultiLevelRegressionLoss"),
+    "fpn_queue4k_": ("head.queue", 4096),
+    "fpn_multicrop_": ("data_preprocessor.montage.on_canvas", False),
+    "fpn_fixed-tiles_": ("data_preprocessor.montage.shuffle", False),
+    "fpn_image-level_": ("neck.ratios", (1,)),
+    "mcl_resnet18-": ("backbone.depth", 18),
+    "mcl_resnet101-": ("backbone.depth", 101),
+    "mcl_swin-tiny-": ("backbone.type", "SwinTransformer"),
+    "mcl_convnext-tiny-": ("backbone.type", "ConvNeXt"),
+}
+
+
+@pytest.mark.parametrize("path", PRETRAINING, ids=lambda p: p.stem)
+def test_names_of_recipes_keep_their_promise(path):
+    model = Config.fromfile(path).model
+    for part, (field, value) in PROMISES.items():
+        node = model
+        for key in field.split("."):
+            node = node.get(key) if node is not None else None
+        assert (node == value) == (part in path.stem), field
+    transform = Config.fromfile(path).train_dataloader.dataset.dataset.pipeline[1]
+    assert bool(transform.get("shared_levels")) == ("shared-views" in path.stem)
+
+
+# Width of the shrunk backbones, by family: C2..C5.
+SHRUNK = {
+    "ResNet": ({"stem_channels": 8, "base_channels": 8}, None),
+    "SwinTransformer": (
+        {
+            "arch": dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2]),
+            "pad_small_map": True,
+        },
+        [8, 16, 32, 64],
+    ),
+    "ConvNeXt": (
+        {"arch": dict(depths=[1, 1, 1, 1], channels=[8, 16, 32, 64])},
+        [8, 16, 32, 64],
+    ),
+}
+
+
+def shrink(cfg: Config) -> None:
+    """Narrow the model and its images, whatever the recipe."""
+    model, backbone = cfg.model, cfg.model.backbone
+    overrides, channels = SHRUNK[backbone.type]
+    backbone.update(overrides)
+    if channels is None:
+        wide = 1 if backbone.depth < 50 else 4
+        channels = [8 * wide * 2**i for i in range(4)]
+    model.neck.update(in_channels=channels, out_channels=16)
+    model.neck.projector = dict(hid_channels=32, out_channels=16)
+    if model.type == "MCL":
+        model.head.predictor = dict(in_channels=16, hid_channels=32, out_channels=16)
+    else:
+        model.head.update(in_channels=16, num_classes=2)
+    model.data_preprocessor.montage.size = 32
+    cfg.train_dataloader.dataset.dataset.pipeline[1].size = 32
+    cfg.train_dataloader.update(batch_size=8, num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.sampler.batch_size = 8
+    if cfg.get("val_dataloader"):
+        cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
+        cfg.val_dataloader.dataset.pipeline[2].crop_size = 32
+    cfg.optim_wrapper.pop("accumulative_counts", None)
+    cfg.train_cfg.update(max_iters=3, val_interval=3)
+    cfg.default_hooks.checkpoint.interval = 3
+
+
+@pytest.mark.parametrize("path", PRETRAINING, ids=lambda p: p.stem)
+def test_three_steps_of_every_recipe(path, tmp_path):
+    cfg = Config.fromfile(path)
+    shrink(cfg)
+    point_to_images(cfg, tmp_path)
+    adapt_to_cpu(cfg)
+    # Rates that are right for 4096 images; eight of them would only make noise.
+    cfg.optim_wrapper.optimizer.lr = 0.01
+    cfg.param_scheduler = None
+    cfg.work_dir, cfg.visualizer.name = str(tmp_path), str(tmp_path)
+    init_default_scope("mmpretrain")
+    runner = Runner.from_cfg(cfg)
+    runner.model.init_weights()
+    before = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    hooks = [type(h).__name__ for h in runner.hooks]
+    assert {"NonFiniteLossHook", "IterationSeedHook"} <= set(hooks)
+    assert ("TargetUpdateHook" in hooks) == hasattr(runner.model, "target")
+    assert "OptimStepParamSchedulerHook" in hooks and "ParamSchedulerHook" not in hooks
+    runner.train()
+    assert runner.iter == 3
+    after = runner.model.state_dict()
+    for name, weight in runner.model.named_parameters():
+        assert weight.isfinite().all(), name
+        if weight.requires_grad:
+            assert not torch.equal(after[name], before[name]), name
+    scalars = runner.message_hub.log_scalars
+    assert np.isfinite(scalars["train/loss"].current())
+    if cfg.get("val_evaluator"):
+        assert 0 <= scalars["val/top1_p2"].current() <= 1
 
 
 def test_recipe_of_the_paper():

@@ -70,8 +70,9 @@ def test_head_matches_each_level_with_its_images():
     )
     embeddings = [torch.randn(4, 6), torch.randn(8, 6)]
     index = [torch.arange(4), torch.randperm(8) % 4]
-    targets = head.gather_targets([torch.randn(4, 6)])[0]
-    got = head.loss(embeddings, index, targets)
+    (bank,) = head.gather_targets([[torch.randn(4, 6)]], [index])
+    targets = bank.embeddings[0]
+    got = head.loss(embeddings, index, bank)
     for level, (name, weight) in enumerate((("p5", 0.5), ("p4", 0.25))):
         online = head.predictors[level]((embeddings[level],))[0].detach()
         ce, positive, negative, top1 = brute_force(online, targets, index[level], 1.0)

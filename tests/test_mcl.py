@@ -55,7 +55,8 @@ def test_each_view_is_matched_with_the_other():
     views = random_views(model)
     with torch.no_grad():
         targets = model.head.gather_targets(
-            [model.target(v.canvases[0], [len(v.canvases[0])]) for v in views]
+            [model.target(v.canvases[:1]) for v in views],
+            [v.image_index for v in views],
         )
         by_hand = 0
         for view, other in ((0, 1), (1, 0)):
@@ -120,6 +121,9 @@ def test_inference_gives_the_backbones_maps():
     model = shrunk_model().eval()
     data = dict(inputs=torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
     inputs = model.data_preprocessor(data)["inputs"]
+    # plain images come in the order of the hosts' loaders, blue first
+    red = (data["inputs"][:, 2].float() - 123.675) / 58.395
+    torch.testing.assert_close(inputs[:, 0], red)
     maps = model(inputs, mode="tensor")
     assert [m.shape[-1] for m in maps] == [16, 8, 4, 2]
 

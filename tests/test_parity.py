@@ -64,7 +64,8 @@ class Released:
     def step(self) -> None:
         with torch.no_grad():
             targets = self.head.gather_targets(
-                [self.target.neck(self.maps[v], COUNTS)[0] for v in (1, 2)]
+                [self.target.neck(self.maps[v], COUNTS) for v in (1, 2)],
+                [self.index[v] for v in (1, 2)],
             )
         embeddings = {v: self.neck(self.maps[v], COUNTS) for v in (1, 2)}
         self.views = {

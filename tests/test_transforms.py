@@ -91,7 +91,7 @@ def test_share_of_solarized_crops(view, prob):
     [
         (dict(size=50), "size"),
         (dict(ratios=(1, 5)), "ratios"),
-        (dict(views=VIEWS[:1]), "views"),
+        (dict(views=VIEWS * 2), "views"),
         (dict(views=[dict(blur=1)] * 2), "views"),
         (dict(flip_prob=1.5), "flip_prob"),
         (dict(crop_scale=(0.5, 0.1)), "crop_scale"),

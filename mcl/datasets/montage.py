@@ -16,7 +16,8 @@ class View(NamedTuple):
     """One view of a batch of B images, level after level.
 
     Attributes:
-        canvases: (n_l, 3, S, S) for each level; level 0 is every image alone.
+        canvases: (n_l, 3, S, S) for each level; level 0 is every image alone. Tiles
+            that are not laid on canvases: (n_l * r_l**2, 3, S / r_l, S / r_l).
         image_index: (n_l * r_l**2,) for each level: the image, 0..B-1, on each
             tile, row by row, canvas after canvas.
     """
@@ -49,6 +50,10 @@ class Montage(BaseTransform):
         canvases: number of canvases for each level; ``None``, for all or for one
             level, means the default. Level 0 takes the default only: the targets
             are its images.
+        shuffle: whether tiles are drawn; otherwise the images lie in the order of
+            the batch, over and over (a control: fixed places).
+        on_canvas: whether tiles are laid on canvases; otherwise each stays an image
+            of its own, stacked along the batch (a control: MultiCrop).
 
     Raises:
         InputError: for a size, ratio or count that cannot work, or crops of
@@ -70,9 +75,13 @@ class Montage(BaseTransform):
         size: int = 224,
         ratios: Sequence[int] = (1, 2, 4, 8),
         canvases: Sequence[int | None] | None = None,
+        shuffle: bool = True,
+        on_canvas: bool = True,
     ) -> None:
         self.size = check_size(size)
         self.ratios = check_ratios(ratios)
+        self.shuffle = shuffle
+        self.on_canvas = on_canvas
         if canvases is None:
             canvases = [None] * len(self.ratios)
         self.canvases = tuple(canvases)
@@ -103,11 +112,15 @@ class Montage(BaseTransform):
         for ratio, count in zip(
             self.ratios[1:], self.num_canvases(batch_size)[1:], strict=True
         ):
-            index.append(draw_image_index(batch_size, count * ratio**2, generator))
+            slots = count * ratio**2
+            if self.shuffle:
+                index.append(draw_image_index(batch_size, slots, generator))
+            else:
+                index.append(torch.arange(slots) % batch_size)
         index = [i.to(device, non_blocking=True) for i in index]
         canvases = [crops[0]]
         for crop, i, ratio in zip(crops[1:], index[1:], self.ratios[1:], strict=True):
-            canvases.append(lay_tiles(crop[i], ratio))
+            canvases.append(lay_tiles(crop[i], ratio) if self.on_canvas else crop[i])
         results["view"] = View(canvases, index)
         return results
 
@@ -124,7 +137,8 @@ class Montage(BaseTransform):
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(size={self.size}, ratios={self.ratios}, "
-            f"canvases={self.canvases})"
+            f"canvases={self.canvases}, shuffle={self.shuffle}, "
+            f"on_canvas={self.on_canvas})"
         )
 
 

@@ -8,6 +8,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from ..errors import InputError
 from ..levels import check_ratios, check_size
@@ -58,7 +59,9 @@ class MultiLevelViews(BaseTransform):
     Args:
         size: canvas side S in pixels, a multiple of 32.
         ratios: tiles along a canvas side, per level.
-        views: for each view ``blur_prob`` and ``solarize_prob``.
+        views: for each of one or two views ``blur_prob`` and ``solarize_prob``.
+        shared_levels: whether all levels of a view show one crop of side S, resized
+            (a control: 2 crops an image in place of 8); otherwise each is drawn.
         crop_scale: smallest and largest share of the image's area in a crop.
             Below about .08 two crops of an image often show different things.
         aspect_ratio: smallest and largest width / height of a crop.
@@ -84,6 +87,7 @@ class MultiLevelViews(BaseTransform):
         size: int = 224,
         ratios: Sequence[int] = (1, 2, 4, 8),
         views: Sequence[dict] = VIEWS,
+        shared_levels: bool = False,
         crop_scale: tuple[float, float] = (0.2, 1.0),
         aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3),
         flip_prob: float = 0.5,
@@ -95,9 +99,9 @@ class MultiLevelViews(BaseTransform):
     ) -> None:
         self.size = check_size(size)
         self.ratios = check_ratios(ratios)
-        if len(views) != 2 or any(set(v) != set(VIEWS[0]) for v in views):
+        if len(views) not in (1, 2) or any(set(v) != set(VIEWS[0]) for v in views):
             raise InputError(
-                f"views={views}: give two views, each a dict of "
+                f"views={views}: give one view or two, each a dict of "
                 "blur_prob and solarize_prob"
             )
         jitter = color_jitter or dict(
@@ -139,12 +143,18 @@ class MultiLevelViews(BaseTransform):
                 ]
             )
 
-        self.pipelines = [pipeline(r, **view) for view in views for r in self.ratios]
+        self.shared_levels = shared_levels
+        drawn = self.ratios[:1] if shared_levels else self.ratios
+        self.pipelines = [pipeline(r, **view) for view in views for r in drawn]
 
     def transform(self, results: dict) -> dict:
         image = np.ascontiguousarray(results["img"][..., ::-1])  # BGR to RGB
         image = torch.from_numpy(image).permute(2, 0, 1)
-        results["img"] = [crop(image).contiguous() for crop in self.pipelines]
+        crops = [crop(image) for crop in self.pipelines]
+        if self.shared_levels:
+            sides = [self.size // r for r in self.ratios]
+            crops = [F.resize(c, [s, s], antialias=True) for c in crops for s in sides]
+        results["img"] = [crop.contiguous() for crop in crops]
         return results
 
     def __repr__(self) -> str:

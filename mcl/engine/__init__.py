@@ -1,4 +1,5 @@
 from .guards import LoadReportHook, NonFiniteLossHook, UnreadableImageHook
+from .metrics import LevelAccuracy
 from .optim import BFloat16OptimWrapper, LARSConstructor
 from .steps import IterationSeedHook, OptimStepParamSchedulerHook, TargetUpdateHook
 
@@ -6,6 +7,7 @@ __all__ = [
     "BFloat16OptimWrapper",
     "IterationSeedHook",
     "LARSConstructor",
+    "LevelAccuracy",
     "LoadReportHook",
     "NonFiniteLossHook",
     "OptimStepParamSchedulerHook",

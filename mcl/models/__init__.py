@@ -1,7 +1,9 @@
-from .head import MCLHead, MultiLevelContrastiveLoss
+from .head import MCLHead
+from .losses import MultiLevelContrastiveLoss, MultiLevelRegressionLoss
 from .mcl import MCL
 from .neck import MCLNeck
 from .preprocessor import MCLDataPreprocessor
+from .supervised import MCLSupervised, TileClassifierHead
 from .target import TargetNetwork
 
 __all__ = [
@@ -9,6 +11,9 @@ __all__ = [
     "MCLDataPreprocessor",
     "MCLHead",
     "MCLNeck",
+    "MCLSupervised",
     "MultiLevelContrastiveLoss",
+    "MultiLevelRegressionLoss",
     "TargetNetwork",
+    "TileClassifierHead",
 ]

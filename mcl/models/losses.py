@@ -1,10 +1,14 @@
-"""The contrastive loss as pure functions of tensors."""
+"""The losses of a level as pure functions of tensors, and modules that weight them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from ..errors import InputError
 
 
 class ContrastiveTerm(NamedTuple):
@@ -29,7 +33,11 @@ def normalise(embeddings: Tensor) -> Tensor:
 
 
 def contrastive_cross_entropy(
-    online: Tensor, targets: Tensor, labels: Tensor, temperature: float
+    online: Tensor,
+    targets: Tensor,
+    labels: Tensor,
+    temperature: float,
+    valid: Tensor | None = None,
 ) -> ContrastiveTerm:
     """Cross-entropy of tiles against all images' targets (paper, section 3; InfoNCE).
 
@@ -38,15 +46,139 @@ def contrastive_cross_entropy(
         targets: (M, D) normalised targets of M images, float32, no gradient.
         labels: (N,) index in 0..M-1 of each tile's image.
         temperature: T, above 0; the logits are cosine / T.
+        valid: (M,) bool, the targets that exist; None: all. The others are no
+            negatives, and tiles matched with one are left out of every mean.
     """
     with torch.autocast(online.device.type, enabled=False):
         logits = online @ (targets / temperature).t()
-        cross_entropy = F.cross_entropy(logits, labels)
+        if valid is None:
+            cross_entropy = F.cross_entropy(logits, labels)
+        else:
+            cross_entropy = _masked_cross_entropy(logits, labels, valid)
     with torch.no_grad():
-        positive = logits.gather(1, labels[:, None]).sum()
-        tiles, images = logits.shape
-        negative = (logits.sum() - positive) / max(tiles * (images - 1), 1)
-        top1 = (logits.argmax(dim=1) == labels).float().mean()
+        figures = _figures(logits, labels, valid)
+    positive, negative, top1 = figures
     return ContrastiveTerm(
-        cross_entropy, positive / tiles * temperature, negative * temperature, top1
+        cross_entropy, positive * temperature, negative * temperature, top1
     )
+
+
+def _masked_cross_entropy(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """As ``F.cross_entropy`` on the tiles and targets that exist, of static shape."""
+    matched = valid[labels]
+    # A tile without a target gets some other label: its loss is finite, and left out.
+    labels = torch.where(matched, labels, valid.int().argmax())
+    losses = F.cross_entropy(
+        logits.masked_fill(~valid, -torch.inf), labels, reduction="none"
+    )
+    return (losses * matched).sum() / matched.sum().clamp(min=1)
+
+
+def _figures(logits: Tensor, labels: Tensor, valid: Tensor | None) -> list[Tensor]:
+    """Mean positive and negative logit and top-1, over the tiles that have a target."""
+    tiles, images = logits.shape
+    matched, present = logits.new_ones(tiles), logits.new_ones(images)
+    if valid is not None:
+        matched, present = valid[labels].float(), valid.float()
+        logits = logits.masked_fill(~valid, torch.finfo(logits.dtype).min)
+    positives = logits.gather(1, labels[:, None])[:, 0]
+    sums = torch.where(present > 0, logits, 0).sum(1) - positives
+    hits = (logits.argmax(dim=1) == labels).float()
+    count = matched.sum().clamp(min=1)
+    others = (present.sum() - 1).clamp(min=1)
+    positive, negative, top1 = (
+        torch.where(matched > 0, figure, 0).sum() / count
+        for figure in (positives, sums / others, hits)
+    )
+    return [positive, negative, top1]
+
+
+def cosine_regression(
+    online: Tensor, targets: Tensor, labels: Tensor, valid: Tensor | None = None
+) -> Tensor:
+    """2 - 2 cosine of a tile and its image's target, mean over the tiles, 0..4.
+
+    BYOL's loss (arXiv 2006.07733, equation 2): no negatives.
+
+    Args:
+        online, targets, labels, valid: as :func:`contrastive_cross_entropy`.
+    """
+    losses = 2 - 2 * (online * targets[labels]).sum(dim=1)
+    if valid is None:
+        return losses.mean()
+    matched = valid[labels]
+    return torch.where(matched, losses, 0).sum() / matched.sum().clamp(min=1)
+
+
+@MODELS.register_module()
+class MultiLevelContrastiveLoss(nn.Module):
+    """w_l * 2T * CE(u . targets / T, y) for a level l (paper, section 3).
+
+    Args:
+        level_weights: w_l, one for each level.
+        temperature: T. The factor 2T keeps the gradient's scale over T; at T = 1
+            the cross-entropy can fall only about 1 nat below chance.
+
+    Raises:
+        InputError: when T is not above 0.
+    """
+
+    def __init__(
+        self,
+        level_weights: Sequence[float] = (1 / 2, 1 / 4, 1 / 8, 1 / 8),
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise InputError(f"temperature={temperature}: it must be above 0")
+        self.level_weights = tuple(level_weights)
+        self.temperature = temperature
+
+    def forward(
+        self,
+        level: int,
+        online: Tensor,
+        targets: Tensor,
+        labels: Tensor,
+        valid: Tensor | None = None,
+    ) -> tuple[Tensor, ContrastiveTerm]:
+        """Weighted loss of a level, and the term it comes from.
+
+        Args:
+            level: index of the level, 0 for images alone.
+            online: (N, D), targets: (M, D), both normalised; labels: (N,).
+            valid: (M,) bool or None, as :func:`contrastive_cross_entropy`.
+        """
+        term = contrastive_cross_entropy(
+            online, targets, labels, self.temperature, valid
+        )
+        weight = self.level_weights[level] * 2 * self.temperature
+        return weight * term.cross_entropy, term
+
+
+@MODELS.register_module()
+class MultiLevelRegressionLoss(MultiLevelContrastiveLoss):
+    """w_l * (2 - 2 cosine) with the matched target alone, as in BYOL: no negatives.
+
+    The cross-entropy against all targets is computed without gradient, to be logged.
+
+    Args:
+        level_weights: w_l, one for each level.
+        temperature: T of the logged cross-entropy.
+    """
+
+    def forward(
+        self,
+        level: int,
+        online: Tensor,
+        targets: Tensor,
+        labels: Tensor,
+        valid: Tensor | None = None,
+    ) -> tuple[Tensor, ContrastiveTerm]:
+        """As :meth:`MultiLevelContrastiveLoss.forward`."""
+        with torch.no_grad():
+            term = contrastive_cross_entropy(
+                online, targets, labels, self.temperature, valid
+            )
+        loss = cosine_regression(online, targets, labels, valid)
+        return self.level_weights[level] * loss, term

@@ -1,6 +1,5 @@
 """MCL: multi-level contrastive learning for dense prediction (arXiv 2304.02010)."""
 
-import torch
 from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
@@ -8,6 +7,7 @@ from torch import Tensor
 
 from ..datasets.montage import View
 from ..errors import InputError
+from .neck import embed_canvases
 from .target import TargetNetwork
 
 
@@ -53,6 +53,11 @@ class MCL(BaseSelfSupervisor):
                 f"ratios differ: {ratios}; give model.data_preprocessor.montage, "
                 "model.neck and model.head the same"
             )
+        if self.neck.computation == "full" and not getattr(montage, "on_canvas", True):
+            raise InputError(
+                "model.neck.computation='full' needs tiles laid on canvases, which "
+                "montage.on_canvas=False does not do: take 'selected'"
+            )
 
     def init_weights(self) -> None:
         """Initialise the online network; the target starts as a copy of it."""
@@ -70,7 +75,7 @@ class MCL(BaseSelfSupervisor):
     def loss(
         self, inputs: list[View], data_samples: list[DataSample] | None = None
     ) -> dict[str, Tensor]:
-        """Match the tiles of each view with the images of the other.
+        """Match the tiles of each view with the targets of the other.
 
         Args:
             inputs: two views of B images, of :class:`MCLDataPreprocessor`.
@@ -80,23 +85,22 @@ class MCL(BaseSelfSupervisor):
             One ``loss_p<i>`` for each level, the sum over both views, and figures
             to log, their mean over both views (:meth:`MCLHead.loss`).
         """
-        targets = self.head.gather_targets([self._targets(view) for view in inputs])
+        index = [view.image_index for view in inputs]
+        targets = self.head.gather_targets([self._targets(v) for v in inputs], index)
         per_view = []
-        for view, other in zip(inputs, targets.flip(0), strict=True):
-            canvases, counts = torch.cat(view.canvases), _counts(view)
-            embeddings = self.neck(self.backbone(canvases), counts)
+        for view, other in zip(inputs, reversed(targets), strict=True):
+            embeddings = embed_canvases(self.backbone, self.neck, view.canvases)
             per_view.append(self.head.loss(embeddings, view.image_index, other))
+        self.head.remember(targets)
         losses = {}
         for name in per_view[0]:
             both = per_view[0][name] + per_view[1][name]
             losses[name] = both if name.startswith("loss") else both / 2
         return losses
 
-    def _targets(self, view: View) -> Tensor:
-        """Target embeddings (B, D) of the images alone."""
-        levels = None if self.neck.computation == "full" else 1
-        return self.target(torch.cat(view.canvases[:levels]), _counts(view)[:levels])
-
-
-def _counts(view: View) -> list[int]:
-    return [len(canvases) for canvases in view.canvases]
+    def _targets(self, view: View) -> tuple[Tensor, ...]:
+        """Target embeddings (N_l, D) of the levels that the assignment reads."""
+        levels = max(self.head.target_levels) + 1
+        if self.neck.computation == "full":
+            levels = len(view.canvases)
+        return self.target(view.canvases[:levels])

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmdet.models.necks import FPN
 from mmengine.model import Sequential
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..datasets.montage import cut_tiles
 from ..errors import InputError
@@ -54,7 +55,8 @@ class MCLNeck(FPN):
         out_channels: channels of the pyramid and of the shared convs.
         ratios: tiles along a canvas side, per level.
         num_shared_convs: 3x3 convs of the box head (4conv1fc has 4).
-        projector: overrides of the projector's config.
+        projector: overrides of the projector's config, or another neck of
+            MMPretrain by its ``type``.
         norm_cfg: norm of FPN and shared convs.
         computation: ``'selected'`` computes what the loss reads. ``'full'``, the
             authors' way, runs the FPN on all canvases and the region part on all
@@ -106,9 +108,10 @@ class MCLNeck(FPN):
                 for _ in range(num_shared_convs)
             )
         )
-        self.projector = MODELS.build(
-            {**PROJECTOR, "in_channels": out_channels, **(projector or {})}
-        )
+        projector = projector or {}
+        if projector.get("type", PROJECTOR["type"]) == PROJECTOR["type"]:
+            projector = {**PROJECTOR, "in_channels": out_channels, **projector}
+        self.projector = MODELS.build(projector)
         self._freeze_unread_maps()
 
     def _freeze_unread_maps(self) -> None:
@@ -158,6 +161,18 @@ class MCLNeck(FPN):
         tiles = cut_tiles(feature_map, ratio)
         return self.projector((self.shared_convs(tiles),))[0]
 
+    def embed_alone(self, inputs: Sequence[Tensor], level: int) -> Tensor:
+        """Embed crops of side S / r_l that stand alone: C2..C5 to (N_l, D)."""
+        self._check_channels(inputs)
+        index = self.map_indices[level]
+        top_down = self.lateral_convs[-1](inputs[-1])
+        for i in reversed(range(index, self.num_ins - 1)):
+            lateral = self.lateral_convs[i](inputs[i])
+            top_down = lateral + F.interpolate(
+                top_down, size=lateral.shape[2:], **self.upsample_cfg
+            )
+        return self.embed(self.fpn_convs[index](top_down), 1)
+
     def _level_maps(
         self, inputs: Sequence[Tensor], counts: Sequence[int]
     ) -> list[Tensor]:
@@ -197,3 +212,25 @@ class MCLNeck(FPN):
             embeddings.append(tiles[first * ratio**2 : last * ratio**2])
             first = last
         return tuple(embeddings)
+
+
+def embed_canvases(
+    backbone: nn.Module, neck: MCLNeck, canvases: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Embed the tiles of some levels' canvases, level 0 first.
+
+    Canvases of one side go through the backbone together. Tiles that are not laid
+    on canvases have another side on each level, and go through it level by level.
+
+    Args:
+        backbone: gives C2..C5.
+        neck: with the weights that belong to it.
+        canvases: for each level (n_l, 3, S_l, S_l).
+
+    Returns:
+        For each level (N_l, D).
+    """
+    if len({c.shape[-1] for c in canvases}) == 1:
+        return neck(backbone(torch.cat(list(canvases))), [len(c) for c in canvases])
+    maps = (backbone(c) for c in canvases)
+    return tuple(neck.embed_alone(m, level) for level, m in enumerate(maps))

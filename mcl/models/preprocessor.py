@@ -12,9 +12,6 @@ from torch import Tensor
 from ..datasets.montage import View
 from ..errors import InputError
 
-# Both views are drawn alike, each with numbers of its own.
-NUM_VIEWS = 2
-
 
 @MODELS.register_module()
 class MCLDataPreprocessor(ImgDataPreprocessor):
@@ -27,6 +24,10 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
         montage: config of :class:`~mcl.datasets.Montage`, or of a transform that
             takes ``crops`` and ``generator`` and adds ``view`` likewise.
         mean, std: per RGB channel, on the scale 0..255.
+        num_views: views of a batch, each montage drawn by itself: 2, or 1 where
+            nothing is compared (supervised pre-training).
+        bgr_to_rgb: whether plain images come as the hosts' loaders give them; the
+            crops of :class:`~mcl.datasets.MultiLevelViews` are RGB already.
         **kwargs: passed to MMEngine's ``ImgDataPreprocessor``.
     """
 
@@ -35,9 +36,13 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
         montage: dict,
         mean: Sequence[float] = (123.675, 116.28, 103.53),
         std: Sequence[float] = (58.395, 57.12, 57.375),
+        num_views: int = 2,
+        bgr_to_rgb: bool = True,
         **kwargs,
     ) -> None:
         super().__init__(mean=mean, std=std, **kwargs)
+        self.num_views = num_views
+        self.bgr_to_rgb = bgr_to_rgb
         self.montage = TRANSFORMS.build(montage)
         self.generator: torch.Generator | None = None
 
@@ -55,14 +60,14 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
             data: ``inputs`` and ``data_samples``. In training the inputs are the
                 crops of :class:`~mcl.datasets.MultiLevelViews`, one uint8
                 (B, 3, S / r, S / r) for each view and level; otherwise plain
-                images (B, 3, H, W), which are normalised only.
+                images (B, 3, H, W), whose channels are turned to RGB and normalised.
 
         Returns:
-            ``inputs``, in training a list of two :class:`~mcl.datasets.View`, and
+            ``inputs``, in training a list of :class:`~mcl.datasets.View`, and
             ``data_samples`` as they came.
 
         Raises:
-            InputError: when the number of crops is not two views' worth.
+            InputError: when the number of crops is not that of the views.
         """
         data = self.cast_data(data)
         inputs, samples = data["inputs"], data.get("data_samples")
@@ -70,15 +75,16 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
             inputs = self._views(inputs)
         else:
             images = inputs if isinstance(inputs, Tensor) else torch.stack(inputs)
-            inputs = self._normalise(images)
+            inputs = self._normalise(images.flip(1) if self.bgr_to_rgb else images)
         return dict(inputs=inputs, data_samples=samples)
 
     def _views(self, crops: list[Tensor]) -> list[View]:
         levels = len(self.montage.ratios)
-        if len(crops) != NUM_VIEWS * levels:
+        if len(crops) != self.num_views * levels:
             raise InputError(
                 f"inputs hold {len(crops)} crops, but ratios={self.montage.ratios} "
-                f"ask for {NUM_VIEWS} x {levels}: give MultiLevelViews the same ratios"
+                f"ask for {self.num_views} x {levels}: give MultiLevelViews the same "
+                "ratios, and as many views as data_preprocessor.num_views"
             )
         if len(crops[0]) * get_world_size() < 2:
             raise InputError(

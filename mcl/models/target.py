@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .neck import embed_canvases
+
 
 class TargetNetwork(nn.Module):
     """Exponential moving average of backbone and neck (paper, section 3).
@@ -63,11 +65,6 @@ class TargetNetwork(nn.Module):
         self.step += 1
 
     @torch.no_grad()
-    def forward(self, images: Tensor, counts: Sequence[int]) -> Tensor:
-        """Embed images alone: (n, 3, S, S) to (B, D), the B of level 0.
-
-        Args:
-            images: canvases of the levels that ``counts`` lists, level 0 first.
-            counts: number of canvases of each level.
-        """
-        return self.neck(self.backbone(images), counts)[0]
+    def forward(self, canvases: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Embed the canvases of some levels, level 0 first: for each (N_l, D)."""
+        return embed_canvases(self.backbone, self.neck, canvases)

@@ -1,0 +1,16 @@
+# Control: images alone, read from P5. P2 to P4 are not trained: export with
+# --part backbone.
+_base_ = "mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
+
+ratios = (1,)
+model = dict(
+    data_preprocessor=dict(montage=dict(ratios=ratios)),
+    neck=dict(ratios=ratios),
+    head=dict(ratios=ratios, loss=dict(level_weights=(1,))),
+)
+train_pipeline = [
+    dict(type="LoadImageOrRaise"),
+    dict(type="MultiLevelViews", size=224, ratios=ratios),
+    dict(type="PackInputs"),
+]
+train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))

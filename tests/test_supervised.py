@@ -1,0 +1,235 @@
+"""Supervised MCL: tiles learn their image's label, and are evaluated by it."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from PIL import Image
+
+from mcl.engine import LevelAccuracy
+from mcl.errors import InputError
+from mcl.export import ToMMDetection, export, take_network
+from mcl.models import TileClassifierHead
+from mcl.preflight import adapt_to_cpu, settle_loaders
+
+from .conftest import ROOT, SHRINK
+from .test_export import detector
+
+RECIPE = ROOT / "configs/mcl/mcl-sup_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
+CLASSES = 3
+SMALL = {
+    **{k: v for k, v in SHRINK.items() if ".head." not in k and "persistent" not in k},
+    "model.backbone.depth": 18,
+    "model.head.in_channels": 16,
+    "model.head.num_classes": CLASSES,
+    "train_dataloader.persistent_workers": False,
+    "val_dataloader.batch_size": 5,
+    "val_dataloader.num_workers": 0,
+    "val_dataloader.persistent_workers": False,
+    "val_dataloader.dataset.pipeline.1.scale": 36,
+    "val_dataloader.dataset.pipeline.2.crop_size": 32,
+}
+
+
+def write_classes(folder: Path, number: int) -> None:
+    """A folder per class; its images are of one colour."""
+    for label, colour in enumerate(((200, 30, 30), (30, 200, 30), (30, 30, 200))):
+        (folder / f"class_{label}").mkdir(parents=True)
+        for i in range(number):
+            pixels = np.full((40, 50, 3), colour, np.uint8)
+            Image.fromarray(pixels).save(folder / f"class_{label}/{i}.png")
+
+
+def small_config(data: Path, **overrides) -> Config:
+    cfg = Config.fromfile(RECIPE)
+    cfg.merge_from_dict(
+        {
+            **SMALL,
+            "train_dataloader.dataset.dataset.data_root": str(data / "train"),
+            "val_dataloader.dataset.data_root": str(data / "val"),
+            **overrides,
+        }
+    )
+    settle_loaders(cfg)
+    adapt_to_cpu(cfg)
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("classes")
+    write_classes(folder / "train", 8)
+    write_classes(folder / "val", 4)
+    return folder
+
+
+def build(data: Path, **overrides) -> torch.nn.Module:
+    init_default_scope("mmpretrain")
+    model = MODELS.build(small_config(data, **overrides).model)
+    model.init_weights()
+    return model
+
+
+def batch(model, size: int = 8, labels=None) -> dict:
+    montage = model.data_preprocessor.montage
+    crops = [
+        torch.randint(0, 256, (size, 3, montage.size // r, montage.size // r)).byte()
+        for r in montage.ratios
+    ]
+    labels = range(size) if labels is None else labels
+    samples = [DataSample().set_gt_label(int(i) % CLASSES) for i in labels]
+    model.data_preprocessor.seed(0)
+    return model.data_preprocessor(dict(inputs=crops, data_samples=samples), True)
+
+
+def test_loss_against_a_loop():
+    torch.manual_seed(0)
+    head = TileClassifierHead(
+        3, 5, ratios=(1, 2), level_weights=(0.5, 0.25), shared=False,
+        label_smoothing=0.1,
+    )  # fmt: skip
+    head.init_weights()
+    embeddings = [torch.randn(4, 5), torch.randn(8, 5)]
+    index, labels = [torch.arange(4), torch.randperm(8) % 4], torch.tensor([0, 2, 1, 2])
+    got = head.loss(embeddings, index, labels)
+    for level, (name, weight) in enumerate((("p5", 0.5), ("p4", 0.25))):
+        logits = head.classifiers[level](embeddings[level])
+        losses, hits = [], 0
+        for row, image in zip(logits.tolist(), index[level].tolist(), strict=True):
+            log_sum = math.log(sum(map(math.exp, row)))
+            right = log_sum - row[labels[image]]
+            uniform = log_sum - sum(row) / 3
+            losses.append(0.9 * right + 0.1 * uniform)
+            hits += max(range(3), key=row.__getitem__) == labels[image]
+        ce = sum(losses) / len(losses)
+        assert got[f"ce_{name}"].item() == pytest.approx(ce, rel=1e-5)
+        assert got[f"loss_{name}"].item() == pytest.approx(weight * ce, rel=1e-5)
+        assert got[f"top1_{name}"].item() == pytest.approx(hits / len(losses))
+
+
+def test_every_weight_gets_a_gradient(data):
+    model = build(data).train()
+    assert len(model.head.classifiers) == 1
+    inputs = batch(model)
+    assert len(inputs["inputs"]) == 1  # one view
+    losses = model(**inputs, mode="loss")
+    assert [k for k in losses if "loss" in k] == [f"loss_p{i}" for i in (5, 4, 3, 2)]
+    sum(v for k, v in losses.items() if k.startswith("loss")).backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None and weight.grad.isfinite().all(), name
+    assert not any(name.startswith("target.") for name in model.state_dict())
+
+
+def test_labels_travel_with_their_tiles(data):
+    """Image i all of brightness i: the label on a tile is that of its pixels."""
+    model = build(data).eval()
+    montage = model.data_preprocessor.montage
+    crops = [
+        torch.arange(8).view(8, 1, 1, 1).expand(8, 3, s, s).byte()
+        for s in (montage.size // r for r in montage.ratios)
+    ]
+    samples = [DataSample().set_gt_label(i) for i in range(8)]
+    inputs = model.data_preprocessor(dict(inputs=crops, data_samples=samples), True)
+    (view,) = inputs["inputs"]
+    labels = torch.cat([s.gt_label for s in samples])
+    for canvases, index, ratio in zip(
+        view.canvases, view.image_index, montage.ratios, strict=True
+    ):
+        side = canvases.shape[-1] // ratio
+        red = canvases[:, 0, ::side, ::side] * 58.395 + 123.675
+        assert torch.equal(red.round().long().flatten(), labels[index])
+
+
+@pytest.mark.parametrize(
+    "projector",
+    [dict(hid_channels=32, out_channels=16), dict(type="GlobalAveragePooling")],
+    ids=["projector", "pooled"],
+)
+def test_classes_are_learnt_and_evaluated(data, tmp_path, projector):
+    """Three colours: a few steps suffice at every level, in training and validation."""
+    cfg = small_config(
+        data,
+        **{
+            "train_cfg.max_iters": 60,
+            "train_cfg.val_interval": 60,
+            "model.data_preprocessor.montage.size": 64,
+            "train_dataloader.dataset.dataset.pipeline.1.size": 64,
+            "val_dataloader.dataset.pipeline.1.scale": 64,
+            "val_dataloader.dataset.pipeline.2.crop_size": 64,
+            "train_dataloader.batch_size": 16,
+            "optim_wrapper": dict(_delete_=True, optimizer=dict(type="AdamW", lr=3e-3)),
+            "param_scheduler": None,
+            "train_dataloader.dataset.dataset.pipeline.1.color_jitter_prob": 0.0,
+            "train_dataloader.dataset.dataset.pipeline.1.gray_prob": 0.0,
+            "work_dir": str(tmp_path),
+            "visualizer.name": f"{tmp_path}",
+        },
+    )
+    cfg.model.neck.projector = projector
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    scalars = {k: v.current() for k, v in runner.message_hub.log_scalars.items()}
+    for level in ("p5", "p4", "p3", "p2"):
+        assert scalars[f"train/top1_{level}"] > 0.8
+        assert scalars[f"val/top1_{level}"] > 0.8
+    assert scalars["val/accuracy/top1"] == pytest.approx(100 * scalars["val/top1_p5"])
+
+
+def test_predictions_do_not_depend_on_the_batch(data):
+    """Each image is a tile of every level once, whatever fills the last canvas."""
+    model = build(data).eval()
+    images = torch.randn(5, 3, 32, 32)
+    samples = model.predict(images, [DataSample() for _ in range(5)])
+    fields = [f"pred_label_p{i}" for i in (5, 4, 3, 2)]
+    assert all(field in samples[0] for field in fields)
+    canvas = model._tile_canvases(images, 4)
+    assert canvas.shape == (1, 3, 32, 32)
+    tile = F.interpolate(images[4:5], size=8, mode="bilinear", antialias=True)
+    torch.testing.assert_close(canvas[:, :, 8:16, :8], tile)
+
+
+def test_metric():
+    metric = LevelAccuracy()
+    one, two = torch.tensor([1]), torch.tensor([2])
+    for p5, p4 in ((one, one), (one, two)):
+        sample = dict(gt_label=one, pred_label_p5=p5, pred_label_p4=p4)
+        metric.process({}, [sample])
+    assert metric.evaluate(2) == dict(top1_p5=1.0, top1_p4=0.5)
+
+
+def test_export_is_the_same(data):
+    model = build(data).train()
+    model(**batch(model), mode="loss")
+    network, _ = take_network(model.state_dict())
+    exported = export(network, ToMMDetection(detector()))
+    assert exported.report.parts["neck"].loaded
+
+
+def test_data_without_labels_are_refused(data):
+    model = build(data).train()
+    inputs = batch(model)
+    with pytest.raises(InputError, match="the data have no labels"):
+        model.loss(inputs["inputs"], [DataSample() for _ in range(8)])
+    with pytest.raises(InputError, match="the data have no labels"):
+        model.loss(inputs["inputs"], None)
+    labels = [DataSample().set_gt_label(CLASSES) for _ in range(8)]
+    with pytest.raises(InputError, match="a label 3"):
+        model.loss(inputs["inputs"], labels)
+
+
+def test_wrong_options_are_named():
+    for options, words in (
+        (dict(num_classes=1), "num_classes=1"),
+        (dict(level_weights=(1,)), "level_weights"),
+        (dict(label_smoothing=1.0), "label_smoothing=1.0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            TileClassifierHead(**{"num_classes": 3, **options})
