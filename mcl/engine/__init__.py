@@ -1,10 +1,14 @@
 from .guards import LoadReportHook, NonFiniteLossHook, UnreadableImageHook
+from .knn import KNNHook
+from .monitors import EmbeddingMonitorHook
 from .optim import BFloat16OptimWrapper, LARSConstructor
 from .steps import IterationSeedHook, OptimStepParamSchedulerHook, TargetUpdateHook
 
 __all__ = [
     "BFloat16OptimWrapper",
+    "EmbeddingMonitorHook",
     "IterationSeedHook",
+    "KNNHook",
     "LARSConstructor",
     "LoadReportHook",
     "NonFiniteLossHook",
