@@ -21,14 +21,15 @@ DEFAULT_INTERVAL = 50
 MIN_WARMUP = 500
 
 SPREAD_REMEDY = (
-    "the embeddings of different images become alike: lower "
-    "optim_wrapper.optimizer.lr or lengthen its warm-up, give an iteration more "
-    "images, and look whether the images themselves are too alike"
+    "The embeddings of different images are alike: it may have collapsed. Try a lower "
+    "optim_wrapper.optimizer.lr, a longer warm-up, more images per iteration; see "
+    "whether the images of the data set are too alike"
 )
 CHANCE_REMEDY = (
-    "tiles find their image no better than by guessing: lower "
-    "model.head.loss.temperature, try another optim_wrapper.optimizer.lr, and look "
-    "whether the tiles of this level are too small to show anything"
+    "Tiles find their image no better than by guessing: it has collapsed or does not "
+    "learn. Try another optim_wrapper.optimizer.lr, a lower "
+    "model.head.loss.temperature, more images per iteration; see whether the tiles of "
+    "this level are too small to show anything"
 )
 
 
@@ -39,9 +40,11 @@ def spread(embeddings: Tensor) -> Tensor:
     The rows are L2-normalised first. The deviation is that of each of the D
     coordinates over the rows, averaged over the coordinates: 1 / sqrt(D) when the
     rows are spread evenly over the sphere (Chen and He 2021, SimSiam, section 4.1).
-    The effective rank of the normalised rows, not centred, is exp(entropy of p), p
-    their singular values divided by their sum (Roy and Vetterli 2007, The effective
-    rank: a measure of effective dimensionality).
+    The effective rank is exp(entropy of p), p a matrix' singular values divided by
+    their sum (Roy and Vetterli 2007, The effective rank: a measure of effective
+    dimensionality), of the rows' second moments, (D, D), not centred. So p is the
+    share of each direction in the squared lengths: a direction that has 91 % of
+    them leaves a rank of about 2.
 
     Args:
         embeddings: (N, D), of any floating type; computed in float32.
@@ -53,11 +56,12 @@ def spread(embeddings: Tensor) -> Tensor:
     rows = normalise(embeddings)
     if not rows.isfinite().all():
         return rows.new_full((2,), math.nan)
-    deviation = rows.std(dim=0, correction=0).mean() * rows.shape[1] ** 0.5
-    # Of the rows themselves: roots of the Gram matrix' eigenvalues would lift what
-    # is 0 to 3e-4 of the largest, and many of these to a rank.
-    singular = torch.linalg.svdvals(rows)
-    shares = singular / singular.sum().clamp(min=torch.finfo(rows.dtype).tiny)
+    count, dims = rows.shape
+    deviation = rows.std(dim=0, correction=0).mean() * dims**0.5
+    # Either product has the eigenvalues that are not 0; the smaller one is faster.
+    moments = rows @ rows.t() if count < dims else rows.t() @ rows
+    values = torch.linalg.eigvalsh(moments).clamp(min=0)
+    shares = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
     return torch.stack([deviation, torch.special.entr(shares).sum().exp()])
 
 
@@ -117,7 +121,7 @@ class Tap:
                 figures[f"{prefix}std_{names[level]}"] = deviation
                 figures[f"{prefix}rank_{names[level]}"] = rank
         if self.num_targets:
-            figures["chance"] = torch.tensor(math.log(self.num_targets))
+            figures["chance"] = deviation.new_tensor(math.log(self.num_targets))
         return figures
 
 
@@ -160,40 +164,38 @@ class CollapseAlarm:
         self.streaks: Counter[str] = Counter()
 
     def look(self, figures: dict[str, float]) -> list[str]:
-        """Judge the figures of one look; return what is to be said.
+        """Judge the figures of one look; return what is to be said, a text for each
+        kind of remedy.
 
         Args:
             figures: ``std_p5``, ``rank_p5``, ``ce_p5`` and so on, with ``target_``
                 before those of the target, and ``chance``. Others are passed over.
         """
-        messages = []
-        for name, bad, complaint in self._judge(figures):
+        complaints: dict[str, list[str]] = {}
+        for name, bad, limit, remedy in self._judge(figures):
             self.streaks[name] = self.streaks[name] + 1 if bad else 0
             if self.streaks[name] == self.patience:
-                messages.append(
-                    f"level {name.rsplit('_', 1)[1]} may have collapsed: {name} = "
-                    f"{figures[name]:.4g}, {complaint}"
-                )
-        return messages
+                level = name.rsplit("_", 1)[1]
+                found = f"level {level}: {name} = {figures[name]:.4g} is {limit}"
+                complaints.setdefault(remedy, []).append(found)
+        return [f"{'; '.join(found)}. {remedy}" for remedy, found in complaints.items()]
 
-    def _judge(self, figures: dict[str, float]) -> Iterator[tuple[str, bool, str]]:
-        """Name, whether it is bad, and the limit in words of each figure."""
+    def _judge(self, figures: dict[str, float]) -> Iterator[tuple[str, bool, str, str]]:
+        """Each figure's name, whether it is bad, its limit and what to try."""
         limits = {"std": ("min_std", self.min_std), "rank": ("min_rank", self.min_rank)}
         for name, figure in figures.items():
             kind = name.removeprefix("target_").split("_")[0]
             option, limit = limits.get(kind, (None, None))
             if limit is not None:
                 # NaN is for NonFiniteLossHook to report.
-                text = f"below {option} = {limit}; {SPREAD_REMEDY}"
-                yield name, figure < limit, text
+                yield name, figure < limit, f"below {option} = {limit}", SPREAD_REMEDY
             elif kind == "ce" and "chance" in figures:
-                if self.chance_margin is not None:
-                    gap = figures["chance"] - figure
+                chance, margin = figures["chance"], self.chance_margin
+                if margin is not None:
                     text = (
-                        f"not {self.chance_margin} nat (chance_margin) below chance = "
-                        f"{figures['chance']:.4g}; {CHANCE_REMEDY}"
+                        f"not chance_margin = {margin} nat below chance = {chance:.4g}"
                     )
-                    yield name, gap < self.chance_margin, text
+                    yield name, chance - figure < margin, text, CHANCE_REMEDY
 
 
 @HOOKS.register_module()
@@ -208,9 +210,11 @@ class EmbeddingMonitorHook(Hook):
     - ``chance``: ln(number of targets), what ``ce_p5`` is without any learning.
 
     The projector ends in a batch norm, which keeps ``std`` near 1 until everything
-    before it is constant: the rank falls first. A constant predictor shows as
-    ``ce`` at chance. A rank cannot exceed the embeddings of one process, twice the
-    batch for images alone.
+    before it is constant: the rank falls first. Tiles of ratios above 1 can also
+    differ by their place on the canvas (the backbone pads its borders), whatever
+    they show; that they say nothing of their image, or that the predictor is
+    constant, is seen from ``ce`` at chance. A rank cannot exceed the number of
+    embeddings of one process, which is twice the batch for images alone.
 
     Warnings come after ``warmup``, once for each episode (:class:`CollapseAlarm`);
     ``ce`` is averaged since the last look.
@@ -243,7 +247,9 @@ class EmbeddingMonitorHook(Hook):
         stop: bool = False,
     ) -> None:
         if interval is not None and interval < 1:
-            raise InputError(f"interval={interval}: it is a number of iterations")
+            raise InputError(f"interval={interval}: it is 1 iteration or more")
+        if warmup is not None and warmup < 0:
+            raise InputError(f"warmup={warmup}: it is 0 iterations or more")
         self.interval = interval
         self.warmup = warmup
         self.stop = stop
@@ -266,12 +272,20 @@ class EmbeddingMonitorHook(Hook):
         if tap is None:
             return
         tap.close()
+        if not tap.online:
+            # MMEngine's logger shows a repeated warning once.
+            runner.logger.warning(
+                "EmbeddingMonitorHook: the neck's output was not seen, so nothing is "
+                "monitored; torch.compile passes over hooks on inner modules"
+            )
+            return
         names = [level_name(r) for r in unwrap(runner.model).head.ratios]
         figures = self._merge(tap.figures(names), self._cross_entropies(runner, names))
         for name, figure in figures.items():
             if not name.startswith("ce_"):
                 runner.message_hub.update_scalar(f"train/{name}", figure)
-        if runner.iter + 1 > self.warmup:
+        # All iterations since the last look are past the warm-up.
+        if runner.iter + 1 - self.interval >= self.warmup:
             self._warn(runner, figures)
 
     def _cross_entropies(self, runner: Runner, names: list[str]) -> dict[str, float]:
@@ -288,11 +302,9 @@ class EmbeddingMonitorHook(Hook):
         spreads: dict[str, Tensor], others: dict[str, float]
     ) -> dict[str, float]:
         """Mean over the processes, which so come to the same conclusion."""
-        if not spreads:
-            return others
         device = next(iter(spreads.values())).device
-        values = [v.to(device) for v in spreads.values()]
-        merged = torch.stack([*values, *torch.tensor(list(others.values())).to(device)])
+        numbers = torch.tensor(list(others.values()), device=device)
+        merged = torch.stack([*spreads.values(), *numbers])
         all_reduce(merged, op="mean")
         return dict(zip([*spreads, *others], merged.tolist(), strict=True))
 
