@@ -2,14 +2,12 @@
 
 import json
 import math
-import os
 import random
 import re
 
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
@@ -21,7 +19,6 @@ from mcl.errors import InputError
 from mcl.preflight import adapt_to_cpu
 
 from .conftest import ROOT, shrunk_config, shrunk_model
-from .test_distributed import WORLD, free_port
 
 COLOURS = dict(blue=(20, 30, 220), green=(30, 200, 40), red=(220, 30, 20))
 KEYS = {"knn_backbone", "knn_p5"}
@@ -115,9 +112,7 @@ def test_features_are_those_of_the_online_network_alone(labelled, monkeypatch):
     monkeypatch.setattr("mcl.engine.knn.knn_vote", watch)
     hook_for(labelled, model, batch_size=4).evaluate(model)
     file = labelled / "val" / "green" / "1.png"
-    image = Image.open(file).resize(
-        (36, round(50 * 36 / 42)), Image.Resampling.BILINEAR
-    )
+    image = Image.open(file).resize((36, 50 * 36 // 42), Image.Resampling.BILINEAR)
     left, top = (image.width - 32) // 2, (image.height - 32) // 2
     pixels = np.array(image.crop((left, top, left + 32, top + 32)))
     tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None]
@@ -130,7 +125,7 @@ def test_features_are_those_of_the_online_network_alone(labelled, monkeypatch):
     for found, features in zip(seen, (maps[-1], p5), strict=True):
         expected = nn.functional.normalize(features.mean((2, 3)), dim=1)
         # files are sorted: three of blue, then three of green
-        torch.testing.assert_close(found[0][4:5], expected, rtol=1e-3, atol=2e-3)
+        torch.testing.assert_close(found[0][4:5], expected, rtol=1e-4, atol=1e-5)
         assert found[2].tolist() == [0] * 7 + [1] * 7 + [2] * 7
 
 
@@ -208,38 +203,6 @@ def test_training_goes_on_bit_for_bit_and_the_log_has_it(
     (log,) = (tmp_path / "with").glob("*/*.log")
     lines = re.findall(r"kNN \[(\d)/3\]  knn_backbone: [\d.]+  knn_p5", log.read_text())
     assert lines == ["2", "3"]
-
-
-def one_process(rank: int, port: int, root, out: str) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(WORLD),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    torch.save(scores_of(root), f"{out}/{rank}.pth")
-
-
-def scores_of(root) -> dict:
-    """Scores of a model on noisy images that it does not tell apart fully."""
-    torch.manual_seed(0)
-    model = shrunk_model()
-    hook = hook_for(root, model, k=7, batch_size=4)
-    return hook.evaluate(model)
-
-
-def test_two_processes_equal_one(tmp_path):
-    # 21 and 9 images: neither divides by two processes
-    write_classes(tmp_path / "train", 7, noise=500)
-    write_classes(tmp_path / "val", 3, noise=500)
-    mp.spawn(one_process, (free_port(), tmp_path, str(tmp_path)), nprocs=WORLD)
-    alone = scores_of(tmp_path)
-    assert all(0 < score < 1 for score in alone.values())
-    for rank in range(WORLD):
-        assert torch.load(tmp_path / f"{rank}.pth") == alone
 
 
 @pytest.mark.parametrize(
