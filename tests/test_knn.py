@@ -18,10 +18,11 @@ from mcl.engine.knn import knn_vote, undisturbed
 from mcl.errors import InputError
 from mcl.preflight import adapt_to_cpu
 
-from .conftest import ROOT, shrunk_config, shrunk_model
+from .conftest import PRETRAINING, ROOT, shrunk_config, shrunk_model
 
 COLOURS = dict(blue=(20, 30, 220), green=(30, 200, 40), red=(220, 30, 20))
 KEYS = {"knn_backbone", "knn_p5"}
+FRAGMENT = ROOT / "configs/_base_/knn_monitor.py"
 
 
 def write_classes(root, number, noise):
@@ -245,10 +246,15 @@ def test_what_is_wrong_is_named(labelled, option, message):
         hook_for(labelled, **filled(option))
 
 
-def test_the_config_fragment(labelled):
-    fragment = Config.fromfile(ROOT / "configs/_base_/knn_monitor.py").knn_monitor
-    folders = dict(train=str(labelled / "train"), val=str(labelled / "val"))
-    options = {k: v for k, v in fragment.items() if k != "type"}
-    model = shrunk_model()
-    hook = hook_for(labelled, model, **{**options, **folders})
+def test_the_config_fragment(tmp_path, labelled):
+    """As its comment says, with folders that are here."""
+    config = tmp_path / "config.py"
+    config.write_text(
+        f"_base_ = [{str(PRETRAINING)!r}, {str(FRAGMENT)!r}]\n"
+        "custom_hooks = [*_base_.custom_hooks, _base_.knn_monitor]\n"
+    )
+    hooks = Config.fromfile(config).custom_hooks
+    assert [hook.type for hook in hooks].count("EmbeddingMonitorHook") == 1
+    options = {k: v for k, v in hooks[-1].items() if k not in ("type", "train", "val")}
+    hook = hook_for(labelled, **options)
     assert len(hook.parts["train"]) == 21 and hook.k == 20

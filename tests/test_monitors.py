@@ -254,7 +254,9 @@ def test_stop_ends_the_run(tmp_path, black_images):
 
 
 def test_the_log_has_the_figures_of_its_own_iterations(tmp_path, image_folder):
-    # interval by default: that of the logger
+    # as shipped; interval by default: that of the logger
+    shipped = [hook.type for hook in shrunk_config(image_folder).custom_hooks]
+    assert shipped.count("EmbeddingMonitorHook") == 1
     overrides = {
         "default_hooks.logger.interval": 2,
         "train_cfg.max_iters": 4,

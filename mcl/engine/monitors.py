@@ -115,13 +115,15 @@ class Tap:
             names: of the levels.
         """
         figures = {}
+        if self.num_targets:
+            figures["chance"] = torch.tensor(
+                math.log(self.num_targets), device=self.online[0][0].device
+            )
         for prefix, found in (("", self.online), ("target_", self.target)):
             for level, views in found.items():
                 deviation, rank = spread(torch.cat(views))
                 figures[f"{prefix}std_{names[level]}"] = deviation
                 figures[f"{prefix}rank_{names[level]}"] = rank
-        if self.num_targets:
-            figures["chance"] = deviation.new_tensor(math.log(self.num_targets))
         return figures
 
 
