@@ -11,17 +11,30 @@ from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 
 from mcl.engine import EmbeddingMonitorHook
+from mcl.engine.knn import knn_vote
 
 from .conftest import random_views, shrunk_model
 from .test_distributed import WORLD, free_port
 from .test_knn import hook_for, write_classes
 
 
-def accuracies(root: Path) -> dict[str, float]:
-    """Of a model that does not tell these noisy images apart fully."""
+def accuracies(root: Path) -> tuple[dict[str, float], list]:
+    """Of a model that does not tell these noisy images apart fully.
+
+    Also what was voted on, for each kind of features: the bank and its labels.
+    """
     torch.manual_seed(0)
     model = shrunk_model()
-    return hook_for(root, model, k=7, batch_size=4).evaluate(model)
+    banks = []
+
+    def watch(queries, bank, labels, *args):
+        banks.append((bank, labels))
+        return knn_vote(queries, bank, labels, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mcl.engine.knn.knn_vote", watch)
+        scores = hook_for(root, model, k=7, batch_size=4).evaluate(model)
+    return scores, banks
 
 
 def figures(rank: int, wrap=lambda model: model) -> dict[str, float]:
@@ -70,9 +83,12 @@ def test_two_processes_agree_and_equal_one(tmp_path):
     write_classes(tmp_path / "val", 3, noise=500)
     mp.spawn(one_process, (free_port(), tmp_path), nprocs=WORLD)
     found = [torch.load(tmp_path / f"{rank}.pth") for rank in range(WORLD)]
-    assert found[0] == found[1]
-    alone = accuracies(tmp_path)
-    assert found[0]["knn"] == alone and all(0 < x < 1 for x in alone.values())
+    alone, banks = accuracies(tmp_path)
+    assert all(0 < score < 1 for score in alone.values())
+    for scores, gathered in (part["knn"] for part in found):
+        assert scores == alone
+        torch.testing.assert_close(gathered, banks, rtol=1e-4, atol=1e-6)
+    assert found[0]["monitor"] == found[1]["monitor"]
     parts = [figures(rank) for rank in range(WORLD)]
     assert set(parts[0]) == set(found[0]["monitor"])
     for name, mean in found[0]["monitor"].items():
