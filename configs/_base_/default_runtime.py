@@ -15,6 +15,8 @@ custom_hooks = [
     dict(type="TargetUpdateHook"),
     dict(type="NonFiniteLossHook"),
     dict(type="UnreadableImageHook", max_fraction=0.01),
+    # Spread and rank of the embeddings, a warning when they collapse.
+    dict(type="EmbeddingMonitorHook"),
 ]
 log_processor = dict(
     by_epoch=False,
