@@ -1,9 +1,11 @@
 """Small things shared by the tests: images, a shrunk config, the tools."""
 
+import json
 import os
 import runpy
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 import mcl
+from mcl.preflight import datasets
 
 ROOT = Path(mcl.__file__).parents[1]
 DATA = ROOT / "tests" / "data"
@@ -66,6 +69,54 @@ def write_images(folder: Path, number: int) -> None:
         small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
         image = small.resize((60, 48), Image.Resampling.BICUBIC)
         image.save(folder / ("deeper" if i % 3 == 0 else ".") / f"{i:03}.jpg")
+
+
+def write_coco(root: Path, number: int, ann_file: str, prefix: str) -> Path:
+    """A COCO-format file without annotations, and its images; returns the file."""
+    write_images(root / prefix, number)
+    paths = sorted((root / prefix).rglob("*.jpg"))
+    images = [
+        dict(id=i, file_name=str(p.relative_to(root / prefix)), height=48, width=60)
+        for i, p in enumerate(paths)
+    ]
+    file = root / ann_file
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(dict(images=images, annotations=[], categories=[])))
+    return file
+
+
+def write_tar(path: Path, folder: Path, mode: str = "w") -> None:
+    """All files of ``folder`` in a tar, called by their paths inside it."""
+    with tarfile.open(path, mode) as tar:
+        for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+            tar.add(file, str(file.relative_to(folder)))
+
+
+def give_images(cfg: Config, root: Path, number: int) -> None:
+    """Let each data set of a pre-training config find ``number`` images of its kind."""
+    for i, dataset in enumerate(datasets(cfg.train_dataloader.dataset)):
+        data_root = root / f"source{i}"
+        if dataset.type == "COCOImages":
+            write_coco(data_root, number, dataset.ann_file, dataset.data_prefix)
+        else:
+            write_images(data_root, number)
+        if dataset.type == "ArchiveImages":
+            write_tar(data_root / "images.tar", data_root)
+            dataset.archives, dataset.index_file = "*.tar", f"{data_root}/index.json"
+        elif dataset.type == "CustomDataset" and dataset.get("ann_file"):
+            names = [str(p.relative_to(data_root)) for p in data_root.rglob("*.jpg")]
+            (data_root / dataset.ann_file).write_text("\n".join(sorted(names)))
+        dataset.data_root = str(data_root)
+
+
+def shrink_recipe(cfg: Config) -> None:
+    """Make the model, canvases and batch of any pre-training config small."""
+    in_place = {k: v for k, v in SHRINK.items() if "pipeline" not in k}
+    cfg.merge_from_dict(in_place)
+    if cfg.model.backbone.depth >= 50:  # a bottleneck ends with four times its channels
+        cfg.model.neck.in_channels = [4 * c for c in cfg.model.neck.in_channels]
+    for dataset in datasets(cfg.train_dataloader.dataset):
+        dataset.pipeline[1].size = 32
 
 
 def shrunk_config(data_root: Path, **overrides) -> Config:

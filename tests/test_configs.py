@@ -10,9 +10,9 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 
-from mcl.preflight import adapt_to_cpu
+from mcl.preflight import adapt_to_cpu, datasets
 
-from .conftest import ROOT, write_images
+from .conftest import ROOT, give_images, shrink_recipe
 
 PRETRAINING = sorted((ROOT / "configs/mcl").glob("*.py"))
 BENCHMARKS = sorted((ROOT / "configs/benchmarks").glob("*.py"))
@@ -35,12 +35,12 @@ def build(cfg: Config, work_dir) -> Runner:
 @pytest.mark.parametrize("path", PRETRAINING, ids=lambda p: p.stem)
 def test_pretraining_builds(path, tmp_path):
     cfg = Config.fromfile(path)
-    write_images(tmp_path / "images", cfg.train_dataloader.batch_size)
-    inner = cfg.train_dataloader.dataset.dataset
-    inner.data_root = str(tmp_path / "images")
+    batch_size = cfg.train_dataloader.batch_size
+    give_images(cfg, tmp_path, batch_size)
     cfg.visualizer.name = path.stem
     runner = build(cfg, tmp_path)
-    assert len(runner.train_dataloader.dataset) == cfg.train_dataloader.batch_size
+    sources = len(list(datasets(cfg.train_dataloader.dataset)))
+    assert len(runner.train_dataloader.dataset) == sources * batch_size
     sample = runner.train_dataloader.dataset[0]
     assert len(sample["inputs"]) == 8
     hooks = [type(h).__name__ for h in runner.hooks]
@@ -49,12 +49,29 @@ def test_pretraining_builds(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", PRETRAINING, ids=lambda p: p.stem)
+def test_pretraining_trains(path, tmp_path):
+    cfg = Config.fromfile(path)
+    shrink_recipe(cfg)
+    give_images(cfg, tmp_path, 24)
+    adapt_to_cpu(cfg)
+    cfg.work_dir = str(tmp_path / "work")
+    cfg.visualizer.name = cfg.experiment_name = f"{path.stem}_trains"
+    # Three optimizer steps.
+    accumulation = cfg.optim_wrapper.get("accumulative_counts", 1)
+    cfg.train_cfg.max_iters = cfg.default_hooks.checkpoint.interval = 3 * accumulation
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.model.target.step == 3
+
+
+@pytest.mark.parametrize("path", PRETRAINING, ids=lambda p: p.stem)
 def test_numbers_of_a_recipe_agree(path):
     cfg = Config.fromfile(path)
     size = cfg.model.data_preprocessor.montage.size
     ratios = cfg.model.data_preprocessor.montage.ratios
-    views = cfg.train_dataloader.dataset.dataset.pipeline[1]
-    assert (views.size, views.ratios) == (size, ratios)
+    for dataset in datasets(cfg.train_dataloader.dataset):
+        views = dataset.pipeline[1]
+        assert (views.size, views.ratios) == (size, ratios)
     assert cfg.model.neck.ratios == cfg.model.head.ratios == ratios
     assert cfg.train_dataloader.batch_size == cfg.train_dataloader.sampler.batch_size
     processes, batch = map(int, re.search(r"_(\d+)xb(\d+)", path.stem).groups())
@@ -71,6 +88,17 @@ def test_numbers_of_a_recipe_agree(path):
         epoch = 1281167 // (processes * batch)
         assert cfg.train_cfg.max_iters == 100 * epoch
         assert cfg.optim_wrapper.optimizer.lr == processes * batch * accumulation / 256
+
+
+def test_recipes_on_coco_take_the_papers_steps():
+    recipes = [p for p in PRETRAINING if "coco" in p.stem.rpartition("_")[2]]
+    assert len(recipes) == 2
+    paper = Config.fromfile(
+        ROOT / "configs/mcl/mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
+    )
+    for cfg in map(Config.fromfile, recipes):
+        for field in ("train_cfg", "param_scheduler", "optim_wrapper", "model"):
+            assert cfg[field] == paper[field]
 
 
 def coco_files(root, cfg) -> None:
