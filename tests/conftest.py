@@ -87,7 +87,7 @@ def write_coco(root: Path, number: int, ann_file: str, prefix: str) -> Path:
 
 def write_tar(path: Path, folder: Path, mode: str = "w") -> None:
     """All files of ``folder`` in a tar, called by their paths inside it."""
-    with tarfile.open(path, mode) as tar:
+    with tarfile.open(path, mode, format=tarfile.GNU_FORMAT) as tar:
         for file in sorted(f for f in folder.rglob("*") if f.is_file()):
             tar.add(file, str(file.relative_to(folder)))
 

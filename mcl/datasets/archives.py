@@ -7,6 +7,7 @@ directory again.
 """
 
 import json
+import logging
 import os
 import struct
 import tarfile
@@ -17,6 +18,8 @@ from functools import lru_cache
 from glob import glob
 from pathlib import Path
 from typing import NamedTuple
+
+from mmengine.logging import print_log
 
 from ..errors import InputError
 
@@ -215,10 +218,18 @@ def _list_tar(path: str) -> list[Member]:
 
 
 def _check_end(path: str, end: int) -> None:
-    """Zeros, or nothing, follow the last member; tarfile stops at a bad header too."""
+    """Zeros follow the last member; tarfile stops at a bad header or nothing too."""
     with open(path, "rb") as file:
         file.seek(end)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        block = file.read(tarfile.BLOCKSIZE)
+        if not block:
+            print_log(
+                f"{path}: it has no mark at its end; if it was copied, compare its "
+                "size, for images after that may be lost",
+                logger="current",
+                level=logging.WARNING,
+            )
+        if block.strip(b"\0"):
             raise InputError(
                 f"archives={path}: the header at byte {end} is damaged, so what "
                 "follows cannot be found; copy the file anew"
