@@ -93,6 +93,8 @@ def test_shards_by_glob_and_a_folder_inside(folder, tmp_path):
         os.path.relpath(tars.get_data_info(i)["img_path"], tmp_path) for i in (0, 5)
     ]
     assert len(tars) == 6 and names == ["a.tar/000.jpg", "b.tar/005.jpg"]
+    shutil.copy(tmp_path / "a.tar", tmp_path / "a[1].tgz")
+    assert len(build("ArchiveImages", archives=f"{tmp_path}/a[1].tgz")) == 3
     both = build("ArchiveImages", archives=["*.zip", "*.tar"], data_root=str(tmp_path))
     assert len(both) == 12
     options = dict(archives="*.zip", data_root=str(tmp_path), with_label=True)

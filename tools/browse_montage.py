@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 import cv2
+import numpy as np
 from mmengine.config import Config, DictAction
 
 from mcl.errors import InputError, exit_in_words
@@ -110,7 +111,7 @@ def draw(batch: Batch, views: list[int], most: int, out: Path) -> None:
             )
 
 
-def write(path: Path, picture) -> None:
+def write(path: Path, picture: np.ndarray) -> None:
     """Write an RGB picture.
 
     Raises:

@@ -67,7 +67,9 @@ def find_archives(patterns: str | Sequence[str], root: str = "") -> list[str]:
     found = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         path = os.path.join(root, os.path.expanduser(pattern))
-        files = [f for f in glob(path, recursive=True) if os.path.isfile(f)]
+        # A file's own name may hold brackets, which mean something in a glob.
+        matches = [path] if os.path.isfile(path) else glob(path, recursive=True)
+        files = [f for f in matches if os.path.isfile(f)]
         if not files:
             raise InputError(
                 f"archives={path}: there is no such file; give paths or globs of .tar "
