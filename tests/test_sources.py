@@ -226,6 +226,8 @@ def test_a_corrupt_member_is_replaced_and_named(folder, tmp_path, name):
     path.write_bytes(content)
     sample = ReplayableDataset(dataset)[SampleKey(0, 0, 1)]["data_samples"]
     assert list(sample.replaced) == [f"{path}/a/001.jpg"]
+    if method == zipfile.ZIP_STORED:
+        assert "checksum is wrong" in sample.replaced[f"{path}/a/001.jpg"]
     assert sample.img_path != f"{path}/a/001.jpg"
 
 
