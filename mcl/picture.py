@@ -1,13 +1,66 @@
 """Pictures of canvases, each image's tiles outlined in its colour."""
 
 import colorsys
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+from mmengine.config import Config
+from mmengine.model import ImgDataPreprocessor
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from .datasets.montage import View
+
+# Pixels: sides from which a tile has room for a number, and of a tile and a canvas in a
+# grid.
+LEAST_NUMBERED, LEAST_TILE, LEAST_CANVAS = 32, 48, 128
+# White between pictures.
+GAP = 8
+
+
+class Batch(NamedTuple):
+    """The first batch of a run, as the model gets it.
+
+    Attributes:
+        views: both views.
+        samples: of each image what the data set says of it, such as ``img_path``.
+        preprocessor: which normalised the views.
+    """
+
+    views: list[View]
+    samples: list
+    preprocessor: ImgDataPreprocessor
+
+
+def first_batch(cfg: Config, seed: int) -> Batch:
+    """The batch that a pre-training run of one process with this seed begins with.
+
+    It is loaded without workers: a sample depends on the seed, the epoch and its index
+    only.
+
+    Args:
+        cfg: of a pre-training run, its paths checked.
+        seed: of the run.
+
+    Raises:
+        InputError: when the data set holds fewer images than a batch, or no readable
+            ones.
+    """
+    init_default_scope(cfg.default_scope)
+    loader = cfg.train_dataloader.to_dict()
+    for option in ("prefetch_factor", "multiprocessing_context"):
+        loader.pop(option, None)
+    loader.update(num_workers=0, persistent_workers=False, pin_memory=False)
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    batch = next(iter(Runner.build_dataloader(loader, seed=seed)))
+    preprocessor.seed(seed, 0, 0)
+    prepared = preprocessor(batch, training=True)
+    return Batch(prepared["inputs"], prepared["data_samples"], preprocessor)
 
 
 def image_colour(index: int) -> tuple[int, int, int]:
@@ -39,18 +92,32 @@ def draw_canvas(
     picture = np.ascontiguousarray(picture.repeat(scale, 0).repeat(scale, 1))
     ratio = round(len(image_index) ** 0.5)
     side = len(picture) // ratio
-    thick = max(1, side // 40)
+    thick = max(2 if side >= LEAST_TILE else 1, side // 60)
     for tile, index in enumerate(image_index):
         top, left = tile // ratio * side, tile % ratio * side
-        corners = (left, top), (left + side - 1, top + side - 1)
+        # A view of the picture: what is drawn beyond the tile is cut off.
+        part = picture[top : top + side, left : left + side]
         colour = image_colour(int(index))
-        cv2.rectangle(picture, *corners, colour, thick)
-        if side >= 32:
-            place = (left + 3, top + 3 + max(9, side // 8))
-            size = max(0.35, side / 250)
-            cv2.putText(picture, str(int(index)), place, 0, size, (0, 0, 0), 3)
-            cv2.putText(picture, str(int(index)), place, 0, size, colour, 1)
+        cv2.rectangle(part, (0, 0), (side - 1, side - 1), colour, 2 * thick - 1)
+        if side >= LEAST_NUMBERED:
+            draw_number(part, int(index), colour)
     return picture
+
+
+def draw_number(picture: np.ndarray, number: int, colour: tuple[int, int, int]) -> None:
+    """Write a number into the upper left corner, on a ground of its colour.
+
+    Args:
+        picture: uint8 RGB (H, W, 3), changed in place.
+        colour: RGB, 0..255.
+    """
+    size = max(0.35, len(picture) / 350)
+    (width, height), _ = cv2.getTextSize(str(number), 0, size, 1)
+    cv2.rectangle(picture, (0, 0), (width + 4, height + 5), colour, -1)
+    # Rec. 601's weights: black on what looks bright.
+    bright = np.dot(colour, (0.299, 0.587, 0.114)) > 110
+    ink = (0, 0, 0) if bright else (255, 255, 255)
+    cv2.putText(picture, str(number), (3, height + 2), 0, size, ink, 1, cv2.LINE_AA)
 
 
 def draw_levels(view: View, mean: Tensor, std: Tensor, side: int = 256) -> np.ndarray:
@@ -68,5 +135,40 @@ def draw_levels(view: View, mean: Tensor, std: Tensor, side: int = 256) -> np.nd
     for canvases, index in zip(view.canvases, view.image_index, strict=True):
         tiles = len(index) // len(canvases)
         row.append(draw_canvas(canvases[0], index[:tiles].tolist(), mean, std, scale))
-        row.append(np.full((len(row[0]), 8, 3), 255, np.uint8))
-    return np.concatenate(row[:-1], axis=1)
+    return lay_grid(row, len(row))
+
+
+def draw_grid(
+    canvases: Tensor, image_index: Tensor, mean: Tensor, std: Tensor
+) -> np.ndarray:
+    """Canvases of a level in a grid as square as can be, large enough to read numbers.
+
+    Args:
+        canvases: (n, 3, S, S) normalised.
+        image_index: (n * r * r,) image of each tile, row by row, canvas after canvas.
+        mean, std: 3 numbers each, of the preprocessor, scale 0..255.
+
+    Returns:
+        uint8 RGB.
+    """
+    number, side = len(canvases), canvases.shape[-1]
+    tiles = image_index.view(number, -1).tolist()
+    ratio = round(len(tiles[0]) ** 0.5)
+    scale = max(-(-LEAST_TILE * ratio // side), -(-LEAST_CANVAS // side))
+    pictures = [
+        draw_canvas(canvas, index, mean, std, scale)
+        for canvas, index in zip(canvases, tiles, strict=True)
+    ]
+    return lay_grid(pictures, math.ceil(number**0.5))
+
+
+def lay_grid(pictures: Sequence[np.ndarray], columns: int) -> np.ndarray:
+    """Pictures of one size in rows, white between them and where the last row ends."""
+    height, width, channels = pictures[0].shape
+    rows = -(-len(pictures) // columns)
+    shape = rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels
+    grid = np.full(shape, 255, np.uint8)
+    for i, picture in enumerate(pictures):
+        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
+        grid[top : top + height, left : left + width] = picture
+    return grid

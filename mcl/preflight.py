@@ -8,10 +8,13 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import find_latest_checkpoint
 
+from .datasets.archives import find_archives
 from .errors import InputError
 from .export.checkpoint import read_checkpoint
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+# Lines of a list whose images are looked for before a run.
+LIST_CHECKED = 100
 
 
 def adapt_to_cpu(cfg: Config) -> str:
@@ -90,6 +93,21 @@ def read_config(path: str) -> Config:
         ) from error
 
 
+def merge_options(cfg: Config, overrides: dict) -> None:
+    """Merge --cfg-options; a key that the config had not may be a slip of the pen.
+
+    Raises:
+        InputError: when a list is given an index that it has not.
+    """
+    new = sorted({key.split(".")[0] for key in overrides} - set(cfg))
+    if new:
+        print(f"--cfg-options: the config had no {new}; check the spelling", flush=True)
+    try:
+        cfg.merge_from_dict(overrides)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"--cfg-options: {error}") from error
+
+
 def make_work_dir(path: str) -> None:
     """Make the folder that logs and checkpoints go to.
 
@@ -126,13 +144,13 @@ def _replace_sync_bn(node) -> None:
             _replace_sync_bn(value)
 
 
-def _datasets(node) -> Iterator[dict]:
+def datasets(node) -> Iterator[dict]:
     """Every data set's config under a loader's, wrappers left out."""
     if not isinstance(node, dict):
         return
     inner = node.get("datasets") or ([node["dataset"]] if "dataset" in node else [])
     for child in inner:
-        yield from _datasets(child)
+        yield from datasets(child)
     if not inner:
         yield node
 
@@ -148,8 +166,17 @@ def check_paths(cfg: Config, trust: bool = False) -> None:
         InputError: naming the field and the path that is not there.
     """
     _check_checkpoint(cfg, trust)
+    check_data(cfg)
+
+
+def check_data(cfg: Config) -> None:
+    """Look for every folder, list and archive that the config's data sets name.
+
+    Raises:
+        InputError: naming the field and the path that is not there.
+    """
     for loader in LOADERS:
-        for dataset in _datasets((cfg.get(loader) or {}).get("dataset")):
+        for dataset in datasets((cfg.get(loader) or {}).get("dataset")):
             _check_dataset(loader, dataset)
 
 
@@ -180,6 +207,12 @@ def _check_dataset(loader: str, dataset: dict) -> None:
     ann_file = dataset.get("ann_file")
     if ann_file and not (root / ann_file).is_file():
         raise InputError(f"{field}.ann_file={root / ann_file}: there is no such file")
+    if dataset.get("archives") is not None:
+        try:
+            find_archives(dataset["archives"], str(root))
+        except InputError as error:
+            raise InputError(f"{field}.{error}") from error
+        return
     prefixes = dataset.get("data_prefix") or ""
     for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
         folder = root / prefix
@@ -187,6 +220,36 @@ def _check_dataset(loader: str, dataset: dict) -> None:
             raise InputError(f"{field}.data_prefix={folder}: there is no such folder")
         if not any(folder.iterdir()):
             raise InputError(f"{field}: the folder {folder} is empty; put images there")
+
+    if ann_file and str(dataset.get("type")).endswith("CustomDataset"):
+        labelled = dataset.get("with_label", True)
+        _check_list(f"{field}.ann_file={root / ann_file}", root, dataset, labelled)
+
+
+def _check_list(field: str, root: Path, dataset: dict, labelled: bool) -> None:
+    """Check the form of all lines of a list, and that its first images are there."""
+    prefix = dataset.get("data_prefix") or ""
+    folder = root / (prefix.get("img_path", "") if isinstance(prefix, dict) else prefix)
+    lines = (root / dataset["ann_file"]).read_text().splitlines()
+    if not lines:
+        raise InputError(
+            f"{field}: the file is empty; write the path of an image a line"
+        )
+    for number, line in enumerate(lines, 1):
+        path, _, label = line.strip().rpartition(" ") if labelled else (line, "", "0")
+        if not path.strip() or not label.isdecimal():
+            form = "`path label`, with a whole number" if labelled else "`path`"
+            raise InputError(
+                f"{field}: line {number} is {line!r}, but a line is {form}; mend it or "
+                f"set with_label={not labelled}"
+            )
+        # The rest is found missing, and counted, when it is read.
+        if number <= LIST_CHECKED and not (folder / path).is_file():
+            raise InputError(
+                f"{field}: line {number} names {folder / path}, which is not there; "
+                "paths are relative to data_root and data_prefix, and with_label="
+                f"{labelled} makes a line {'`path label`' if labelled else '`path`'}"
+            )
 
 
 def check_labels(cfg: Config) -> None:
@@ -199,7 +262,7 @@ def check_labels(cfg: Config) -> None:
         InputError: naming the file and the classes.
     """
     num_classes = _num_classes(cfg.get("model"))
-    for dataset in _datasets((cfg.get("train_dataloader") or {}).get("dataset")):
+    for dataset in datasets((cfg.get("train_dataloader") or {}).get("dataset")):
         classes = (dataset.get("metainfo") or {}).get("classes")
         ann_file = Path(dataset.get("data_root") or "") / (
             dataset.get("ann_file") or ""

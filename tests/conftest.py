@@ -1,9 +1,11 @@
 """Small things shared by the tests: images, a shrunk config, the tools."""
 
+import json
 import os
 import runpy
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 import mcl
+from mcl.preflight import datasets
 
 ROOT = Path(mcl.__file__).parents[1]
 DATA = ROOT / "tests" / "data"
@@ -66,6 +69,90 @@ def write_images(folder: Path, number: int) -> None:
         small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
         image = small.resize((60, 48), Image.Resampling.BICUBIC)
         image.save(folder / ("deeper" if i % 3 == 0 else ".") / f"{i:03}.jpg")
+
+
+def write_coco(root: Path, number: int, ann_file: str, prefix: str) -> Path:
+    """A COCO-format file without annotations, and its images; returns the file."""
+    write_images(root / prefix, number)
+    paths = sorted((root / prefix).rglob("*.jpg"))
+    images = [
+        dict(id=i, file_name=str(p.relative_to(root / prefix)), height=48, width=60)
+        for i, p in enumerate(paths)
+    ]
+    file = root / ann_file
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(dict(images=images, annotations=[], categories=[])))
+    return file
+
+
+def write_tar(path: Path, folder: Path, mode: str = "w") -> None:
+    """All files of ``folder`` in a tar, called by their paths inside it."""
+    with tarfile.open(path, mode, format=tarfile.GNU_FORMAT) as tar:
+        for file in sorted(f for f in folder.rglob("*") if f.is_file()):
+            tar.add(file, str(file.relative_to(folder)))
+
+
+def give_images(cfg: Config, root: Path, number: int) -> None:
+    """Let each data set of a pre-training config find ``number`` images of its kind."""
+    found = list(datasets(cfg.train_dataloader.dataset))
+    found += datasets((cfg.get("val_dataloader") or {}).get("dataset"))
+    for i, dataset in enumerate(found):
+        data_root = root / f"source{i}"
+        if dataset.type == "COCOImages":
+            write_coco(data_root, number, dataset.ann_file, dataset.data_prefix)
+        elif dataset.get("with_label"):
+            for label in ("class_0", "class_1"):
+                write_images(data_root / label, number // 2)
+        else:
+            write_images(data_root, number)
+        if dataset.type == "ArchiveImages":
+            write_tar(data_root / "images.tar", data_root)
+            dataset.archives, dataset.index_file = "*.tar", f"{data_root}/index.json"
+        elif dataset.type == "CustomDataset" and dataset.get("ann_file"):
+            names = [str(p.relative_to(data_root)) for p in data_root.rglob("*.jpg")]
+            (data_root / dataset.ann_file).write_text("\n".join(sorted(names)))
+        dataset.data_root = str(data_root)
+
+
+# What makes a backbone narrow, and its C2..C5 (a ResNet's follow from its depth).
+NARROW_BACKBONES = {
+    "ResNet": (dict(stem_channels=8, base_channels=8), None),
+    "SwinTransformer": (
+        dict(
+            arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2]),
+            pad_small_map=True,
+        ),
+        [8, 16, 32, 64],
+    ),
+    "ConvNeXt": (
+        dict(arch=dict(depths=[1, 1, 1, 1], channels=[8, 16, 32, 64])),
+        [8, 16, 32, 64],
+    ),
+}
+
+
+def shrink_recipe(cfg: Config) -> None:
+    """Make the model, canvases and batch of any pre-training config small."""
+    model, backbone = cfg.model, cfg.model.backbone
+    overrides, channels = NARROW_BACKBONES[backbone.type]
+    backbone.update(overrides)
+    if channels is None:  # a bottleneck ends with four times its channels
+        wide = 1 if backbone.depth < 50 else 4
+        channels = [8 * wide * 2**i for i in range(4)]
+    model.neck.update(in_channels=channels, out_channels=16)
+    model.neck.projector = dict(hid_channels=32, out_channels=16)
+    if model.type == "MCL":
+        model.head.predictor = dict(in_channels=16, hid_channels=32, out_channels=16)
+    else:
+        model.head.update(in_channels=16, num_classes=2)
+    model.data_preprocessor.montage.size = 32
+    for dataset in datasets(cfg.train_dataloader.dataset):
+        dataset.pipeline[1].size = 32
+    cfg.train_dataloader.update(batch_size=8, num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.sampler.batch_size = 8
+    if cfg.get("val_dataloader"):
+        cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
+        cfg.val_dataloader.dataset.pipeline[2].crop_size = 32
 
 
 def shrunk_config(data_root: Path, **overrides) -> Config:

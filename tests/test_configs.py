@@ -11,23 +11,11 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from mcl.export import build_unfilled
-from mcl.preflight import adapt_to_cpu
+from mcl.preflight import adapt_to_cpu, datasets
 
-from .conftest import ROOT, write_images
+from .conftest import ROOT, give_images, shrink_recipe
 
 PRETRAINING = sorted((ROOT / "configs/mcl").glob("*.py"))
-
-
-def point_to_images(cfg: Config, folder) -> None:
-    """Give the config a batch of images, and an image to validate with."""
-    datasets = [cfg.train_dataloader.dataset.dataset]
-    for label in ("class_0", "class_1"):
-        write_images(folder / "images" / label, cfg.train_dataloader.batch_size // 2)
-        write_images(folder / "val" / label, 2)
-    if cfg.get("val_dataloader"):
-        datasets.append(cfg.val_dataloader.dataset)
-    for dataset, name in zip(datasets, ("images", "val"), strict=False):
-        dataset.data_root = str(folder / name)
 
 
 @pytest.mark.parametrize("path", PRETRAINING, ids=lambda p: p.stem)
@@ -49,8 +37,9 @@ def test_numbers_of_a_recipe_agree(path):
     cfg = Config.fromfile(path)
     size = cfg.model.data_preprocessor.montage.size
     ratios = cfg.model.data_preprocessor.montage.ratios
-    views = cfg.train_dataloader.dataset.dataset.pipeline[1]
-    assert (views.size, views.ratios) == (size, ratios)
+    for dataset in datasets(cfg.train_dataloader.dataset):
+        views = dataset.pipeline[1]
+        assert (views.size, views.ratios) == (size, ratios)
     assert cfg.model.neck.ratios == cfg.model.head.ratios == ratios
     assert cfg.train_dataloader.batch_size == cfg.train_dataloader.sampler.batch_size
     processes, batch = map(int, re.search(r"_(\d+)xb(\d+)", path.stem).groups())
@@ -99,60 +88,32 @@ def test_names_of_recipes_keep_their_promise(path):
         for key in field.split("."):
             node = node.get(key) if node is not None else None
         assert (node == value) == (part in path.stem), field
-    transform = Config.fromfile(path).train_dataloader.dataset.dataset.pipeline[1]
-    assert bool(transform.get("shared_levels")) == ("shared-views" in path.stem)
+    for dataset in datasets(Config.fromfile(path).train_dataloader.dataset):
+        shared = bool(dataset.pipeline[1].get("shared_levels"))
+        assert shared == ("shared-views" in path.stem)
 
 
-# Width of the shrunk backbones, by family: C2..C5.
-SHRUNK = {
-    "ResNet": ({"stem_channels": 8, "base_channels": 8}, None),
-    "SwinTransformer": (
-        {
-            "arch": dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2]),
-            "pad_small_map": True,
-        },
-        [8, 16, 32, 64],
-    ),
-    "ConvNeXt": (
-        {"arch": dict(depths=[1, 1, 1, 1], channels=[8, 16, 32, 64])},
-        [8, 16, 32, 64],
-    ),
-}
-
-
-def shrink(cfg: Config) -> None:
-    """Narrow the model and its images, whatever the recipe."""
-    model, backbone = cfg.model, cfg.model.backbone
-    overrides, channels = SHRUNK[backbone.type]
-    backbone.update(overrides)
-    if channels is None:
-        wide = 1 if backbone.depth < 50 else 4
-        channels = [8 * wide * 2**i for i in range(4)]
-    model.neck.update(in_channels=channels, out_channels=16)
-    model.neck.projector = dict(hid_channels=32, out_channels=16)
-    if model.type == "MCL":
-        model.head.predictor = dict(in_channels=16, hid_channels=32, out_channels=16)
-    else:
-        model.head.update(in_channels=16, num_classes=2)
-    model.data_preprocessor.montage.size = 32
-    cfg.train_dataloader.dataset.dataset.pipeline[1].size = 32
-    cfg.train_dataloader.update(batch_size=8, num_workers=0, persistent_workers=False)
-    cfg.train_dataloader.sampler.batch_size = 8
-    if cfg.get("val_dataloader"):
-        cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
-        cfg.val_dataloader.dataset.pipeline[2].crop_size = 32
-    cfg.optim_wrapper.pop("accumulative_counts", None)
-    cfg.train_cfg.update(max_iters=3, val_interval=3)
-    cfg.default_hooks.checkpoint.interval = 3
+def test_recipes_on_coco_take_the_papers_steps():
+    recipes = [p for p in PRETRAINING if "coco" in p.stem.rpartition("_")[2]]
+    assert len(recipes) == 2
+    paper = Config.fromfile(
+        ROOT / "configs/mcl/mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
+    )
+    for cfg in map(Config.fromfile, recipes):
+        for field in ("train_cfg", "param_scheduler", "optim_wrapper", "model"):
+            assert cfg[field] == paper[field]
 
 
 @pytest.mark.parametrize("path", PRETRAINING, ids=lambda p: p.stem)
 def test_three_steps_of_every_recipe(path, tmp_path):
     cfg = Config.fromfile(path)
-    shrink(cfg)
-    point_to_images(cfg, tmp_path)
+    shrink_recipe(cfg)
+    give_images(cfg, tmp_path, 24)
     adapt_to_cpu(cfg)
     # Rates that are right for 4096 images; eight of them would only make noise.
+    cfg.optim_wrapper.pop("accumulative_counts", None)
+    cfg.train_cfg.update(max_iters=3, val_interval=3)
+    cfg.default_hooks.checkpoint.interval = 3
     cfg.optim_wrapper.optimizer.lr = 0.01
     cfg.param_scheduler = None
     cfg.work_dir, cfg.visualizer.name = str(tmp_path), str(tmp_path)
@@ -166,6 +127,9 @@ def test_three_steps_of_every_recipe(path, tmp_path):
     assert "OptimStepParamSchedulerHook" in hooks and "ParamSchedulerHook" not in hooks
     runner.train()
     assert runner.iter == 3
+    assert (
+        getattr(runner.model, "target", None) is None or runner.model.target.step == 3
+    )
     after = runner.model.state_dict()
     for name, weight in runner.model.named_parameters():
         assert weight.isfinite().all(), name

@@ -18,11 +18,8 @@ from pathlib import Path
 import cv2
 from draw_detections import draw
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
 
-from mcl.picture import draw_levels
+from mcl.picture import draw_levels, first_batch
 
 ROOT = Path(__file__).parents[1]
 PRETRAINING = ROOT / "configs/mcl/mcl_resnet18-fpn_1xb64-cpu-coslr_folder.py"
@@ -142,14 +139,8 @@ class Quickstart:
     def draw_canvases(self) -> None:
         """A canvas of each level, as the loader and the preprocessor make them."""
         cfg = Config.fromfile(PRETRAINING)
-        init_default_scope(cfg.default_scope)
-        loader = cfg.train_dataloader
-        loader.update(num_workers=0, persistent_workers=False)
-        loader.dataset.dataset.data_root = f"{self.data}/pretrain"
-        batch = next(iter(Runner.build_dataloader(loader, seed=0)))
-        preprocessor = MODELS.build(cfg.model.data_preprocessor)
-        preprocessor.seed(0)
-        view = preprocessor(batch, training=True)["inputs"][0]
+        cfg.train_dataloader.dataset.dataset.data_root = f"{self.data}/pretrain"
+        (view, _), _, preprocessor = first_batch(cfg, seed=0)
         picture = draw_levels(view, preprocessor.mean, preprocessor.std)
         cv2.imwrite(str(self.work_dir / "canvases.png"), picture[..., ::-1])
 

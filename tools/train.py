@@ -21,6 +21,7 @@ from mcl.preflight import (
     check_paths,
     join_cpu_processes,
     make_work_dir,
+    merge_options,
     read_config,
     settle_loaders,
 )
@@ -97,21 +98,6 @@ def load_config(args: argparse.Namespace) -> Config:
         if os.environ.get("RANK", "0") == "0":
             print(change, flush=True)
     return cfg
-
-
-def merge_options(cfg: Config, overrides: dict) -> None:
-    """Merge --cfg-options; a key that the config had not may be a slip of the pen.
-
-    Raises:
-        InputError: when a list is given an index that it has not.
-    """
-    new = sorted({key.split(".")[0] for key in overrides} - set(cfg))
-    if new:
-        print(f"--cfg-options: the config had no {new}; check the spelling", flush=True)
-    try:
-        cfg.merge_from_dict(overrides)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"--cfg-options: {error}") from error
 
 
 def use_mixed_precision(cfg: Config) -> None:

@@ -1,7 +1,10 @@
 """Reading images of unknown quality."""
 
+import mmcv
 from mmcv.transforms import LoadImageFromFile
 from mmpretrain.registry import TRANSFORMS
+
+from .archives import read_member
 
 
 class UnreadableImage(Exception):
@@ -25,6 +28,8 @@ class LoadImageOrRaise(LoadImageFromFile):
 
     Required Keys:
         - img_path
+        - member (optional): where the image lies in an archive, as
+          :class:`~mcl.datasets.ArchiveImages` gives it
 
     Added Keys:
         - img (uint8, (H, W, 3), BGR), img_shape, ori_shape
@@ -39,9 +44,21 @@ class LoadImageOrRaise(LoadImageFromFile):
     def transform(self, results: dict) -> dict:
         path = results["img_path"]
         try:
-            results = super().transform(results)
+            if "member" in results:
+                results = self._load_member(results)
+            else:
+                results = super().transform(results)
         except Exception as error:  # decoders raise many kinds
             raise UnreadableImage(path, f"{type(error).__name__}: {error}") from error
         if results is None or results["img"] is None or results["img"].size == 0:
             raise UnreadableImage(path, "it decodes to an empty image")
+        return results
+
+    def _load_member(self, results: dict) -> dict:
+        content = read_member(*results["member"])
+        image = mmcv.imfrombytes(
+            content, self.color_type, backend=self.imdecode_backend
+        )
+        results["img"] = image.astype("float32") if self.to_float32 else image
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results

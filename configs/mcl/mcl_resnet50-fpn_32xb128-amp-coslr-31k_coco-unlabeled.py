@@ -1,0 +1,18 @@
+# The same steps on train2017 and unlabeled2017, 241,690 images:
+# 31,200 x 4,096 / 241,690 = 529 times each image.
+_base_ = [
+    "../_base_/models/mcl_resnet50-fpn.py",
+    "../_base_/datasets/coco-unlabeled_mcl_224.py",
+    "../_base_/schedules/mcl_lars_coslr_100e.py",
+    "../_base_/default_runtime.py",
+]
+
+# float16 with a loss scale of at most 2^14: it starts there, halves when a step
+# overflows, and never grows.
+optim_wrapper = dict(
+    type="AmpOptimWrapper",
+    dtype="float16",
+    loss_scale=dict(init_scale=2.0**14, growth_interval=10**9),
+)
+default_hooks = dict(checkpoint=dict(interval=3120))
+auto_scale_lr = dict(base_batch_size=4096)  # 32 x 128 per iteration
