@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("config", help="config file of a pre-training")
     parser.add_argument("out", help="folder to write pictures into")
     parser.add_argument(
-        "--views", nargs="+", type=int, choices=[1, 2], default=[1, 2], help="1, 2"
+        "--views", nargs="+", type=int, choices=[1, 2], help="1, 2; by default all"
     )
     parser.add_argument(
         "--seed", type=int, help="of the run; by default the config's, else 0"
@@ -88,17 +88,31 @@ def make_folder(path: str) -> Path:
     return Path(path)
 
 
+def choose_views(batch: Batch, wanted: list[int] | None) -> list[int]:
+    """Numbers of the views to draw.
+
+    Raises:
+        InputError: when the recipe has no such view.
+    """
+    number = len(batch.views)
+    if wanted and max(wanted) > number:
+        raise InputError(f"--views {max(wanted)}: this recipe has {number} view")
+    return sorted(set(wanted)) if wanted else list(range(1, number + 1))
+
+
 def draw(batch: Batch, views: list[int], most: int, out: Path) -> None:
     """Write a picture for each view and level, and say what it shows."""
     mean, std = batch.preprocessor.mean, batch.preprocessor.std
+    levels = [level_name(r) for r in batch.preprocessor.montage.ratios]
     for number in views:
         view = batch.views[number - 1]
-        for canvases, index in zip(view.canvases, view.image_index, strict=True):
+        for level, canvases, index in zip(
+            levels, view.canvases, view.image_index, strict=True
+        ):
             tiles = len(index) // len(canvases)
             ratio, side = round(tiles**0.5), canvases.shape[-1]
             shown = min(most, len(canvases))
             picture = draw_grid(canvases[:shown], index[: shown * tiles], mean, std)
-            level = level_name(ratio)
             path = out / f"view{number}_{level}.png"
             write(path, picture)
             images = len(set(index[: shown * tiles].tolist()))
@@ -140,7 +154,7 @@ def main() -> None:
     if seed is None:
         seed = (cfg.get("randomness") or {}).get("seed") or 0
     batch = first_batch(cfg, seed)
-    draw(batch, sorted(set(args.views)), args.most, out)
+    draw(batch, choose_views(batch, args.views), args.most, out)
     name_images(batch, out)
 
 
