@@ -124,19 +124,24 @@ class MCLNeck(FPN):
             out.requires_grad_(i in self.map_indices)
 
     def forward(
-        self, inputs: Sequence[Tensor], counts: Sequence[int]
+        self,
+        inputs: Sequence[Tensor] | Sequence[Sequence[Tensor]],
+        counts: Sequence[int] | None,
     ) -> tuple[Tensor, ...]:
         """Embed the tiles of all canvases.
 
         Args:
             inputs: C2..C5, each (n, C_i, H_i, W_i): the canvases of level 0, then
-                those of level 1, and so on, n in all.
+                those of level 1, and so on, n in all. Of crops that stand alone,
+                C2..C5 of each level's.
             counts: number of canvases of each level. Fewer entries than ratios
-                mean the first levels only.
+                mean the first levels only. None: the crops stand alone.
 
         Returns:
             For each level (N_l, D), the tiles row by row, canvas after canvas.
         """
+        if counts is None:
+            return tuple(self.embed_alone(m, level) for level, m in enumerate(inputs))
         self._check_channels(inputs)
         ratios = self.ratios[: len(counts)]
         if self.computation == "full":
@@ -232,5 +237,4 @@ def embed_canvases(
     """
     if len({c.shape[-1] for c in canvases}) == 1:
         return neck(backbone(torch.cat(list(canvases))), [len(c) for c in canvases])
-    maps = (backbone(c) for c in canvases)
-    return tuple(neck.embed_alone(m, level) for level, m in enumerate(maps))
+    return neck([backbone(c) for c in canvases], None)
