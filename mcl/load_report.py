@@ -17,6 +17,7 @@ PRETRAINED = (BACKBONE, NECK, SHARED_CONVS)
 PRETRAINING_ONLY = ("neck.shared_convs.", "neck.projector.", "head.", "target.")
 # A cascade has several box heads; a C4 detector keeps layer4 in its RoI head.
 HEAD_CONVS = re.compile(r"roi_head\.bbox_head(\.\d+)?\.shared_convs\.")
+PYRAMID = re.compile(r"neck\.(lateral|fpn)_convs\.")
 HEAD_LAYER4 = re.compile(r"roi_head\.shared_head(\.\d+)?\.(?=layer4\.)")
 
 
@@ -62,7 +63,7 @@ class LoadReport:
         """
         part_of = part_of or detector_parts(model)
         parts: dict[str, Part] = {}
-        # The runner takes this prefix of a distributed wrapper off, too.
+        # The runner takes the prefix of a distributed wrapper off, too.
         weights = {k.removeprefix("module."): w for k, w in weights.items()}
         for name in sorted(set(weights) | set(model)):
             if name.endswith("num_batches_tracked"):
@@ -145,6 +146,8 @@ def detector_parts(model: Mapping[str, Tensor]) -> Callable[[str], str]:
         # Maps above the backbone's, which some detectors compute by convs.
         if output and laterals and int(output[1]) >= laterals:
             return "neck.extra_convs"
+        if name.startswith("neck.") and not re.match(PYRAMID, name):
+            return "neck.other_layers"
         depth = 2 if name.startswith("roi_head.") else 1
         return ".".join(name.split(".")[:depth])
 
@@ -167,10 +170,11 @@ def find_causes(
     has_norm, wants_norm = (_fpn_has_norm(w) for w in (weights, model))
     if width and wanted_width and has_norm != wants_norm:
         causes.append("one FPN has norm layers (neck.norm_cfg), the other has none")
-    if _laterals(weights) and 0 < _laterals(model) < _laterals(weights):
+    maps, taken = _laterals(weights), _laterals(model)
+    if 0 < taken < maps:
         causes.append(
-            "the model's pyramid starts at a later level: export for it "
-            "(--detector retinanet)"
+            f"the model's pyramid takes {taken} maps of the backbone, the file's "
+            f"{maps}: export for this detector (such as --detector retinanet)"
         )
     if _any(HEAD_LAYER4, model) and "backbone.layer4.0.conv1.weight" in weights:
         causes.append("the model keeps layer4 in its RoI head (--detector c4)")

@@ -166,6 +166,8 @@ def check_paths(cfg: Config, trust: bool = False) -> None:
         InputError: naming the field and the path that is not there.
     """
     _check_checkpoint(cfg, trust)
+    for init in _pretrained(cfg.get("model")):
+        _check_initial(init, trust)
     check_data(cfg)
 
 
@@ -191,6 +193,31 @@ def _check_checkpoint(cfg: Config, trust: bool) -> None:
         raise InputError(
             f"{path}: it holds weights only, nothing to resume from; give it as "
             "--cfg-options load_from="
+        )
+
+
+def _pretrained(node) -> Iterator[dict]:
+    """Every ``init_cfg`` that loads a file, wherever it is in the model."""
+    if isinstance(node, dict):
+        if node.get("type") in ("Pretrained", "PretrainedInit"):
+            yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _pretrained(child)
+
+
+def _check_initial(init: dict, trust: bool) -> None:
+    """Read a file that weights begin from, since the host would read any."""
+    path, prefix = str(init.get("checkpoint")), init.get("prefix") or ""
+    if "://" in path:
+        return
+    content = read_checkpoint(path, trust)
+    weights = content.get("state_dict", content)
+    if not any(str(name).startswith(prefix) for name in weights):
+        raise InputError(
+            f"init_cfg.prefix={prefix!r}: no weight of {path} is called so, as "
+            f"{next(iter(weights), 'none')} shows"
         )
 
 

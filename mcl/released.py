@@ -76,11 +76,22 @@ def from_released(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], lis
         The renamed weights, and the names that have none here.
 
     Raises:
-        InputError: when nothing of it is known, or the two backbones differ.
+        InputError: when nothing of it is known, it has our names already, a weight
+            of its networks is unknown, or the two backbones differ.
     """
     renamed, unknown = {}, []
     for name, tensor in weights.items():
         ours = own_name(name)
+        if name.startswith(("neck.", "target.", "head.predictors.", "roi_head.")):
+            raise InputError(
+                f"{name}: this is a name of this repository's own files, which need no "
+                "import; give the file to tools/export.py"
+            )
+        if ours is None and name.startswith(("encoder_q.", "encoder_k.")):
+            raise InputError(
+                f"{name}: the authors' code has no such weight; the file is of another "
+                "method or version"
+            )
         if ours is None:
             unknown.append(name)
         elif ours in renamed and not torch.equal(renamed[ours], tensor):

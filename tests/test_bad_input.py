@@ -185,6 +185,23 @@ def test_checkpoint_of_another_architecture(tmp_path):
     assert not list((tmp_path / "w").glob("*.pth"))
 
 
+def test_a_file_that_weights_begin_from_is_read_as_carefully(tmp_path):
+    folder, file = tmp_path / "data", tmp_path / "file.pth"
+    write_images(folder, 24)
+    init = {
+        "model.backbone.init_cfg.type": "Pretrained",
+        "model.backbone.init_cfg.checkpoint": file,
+        "model.backbone.init_cfg.prefix": "backbone.",
+    }
+    message = said(pretraining(tmp_path / "w", folder, **init))
+    assert "file.pth: there is no such checkpoint" in message
+    torch.save(dict(state_dict={"a": torch.zeros(1)}, where=tmp_path), file)
+    assert "give --trust" in said(pretraining(tmp_path / "w", folder, **init))
+    torch.save(dict(state_dict={"a": torch.zeros(1)}), file)
+    message = said(pretraining(tmp_path / "w", folder, **init))
+    assert "init_cfg.prefix='backbone.'" in message
+
+
 def test_a_resumed_file_must_be_a_training_checkpoint(tmp_path):
     folder, file = tmp_path / "data", tmp_path / "file.pth"
     write_images(folder, 24)

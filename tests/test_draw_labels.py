@@ -83,6 +83,22 @@ def test_other_files_are_refused(ann_file, tmp_path):
         run_main("tools/draw_labels.py", ann_file, listing, "--percent", 1)
 
 
+@pytest.mark.parametrize(
+    "images, notes, words",
+    [
+        ([dict(file_name="a")], [], "an image without `id`"),
+        ([dict(id=1)], [dict(id=1)], "an annotation without `image_id`"),
+        ([dict(id=1), dict(id=1)], [], "1 image ids come twice"),
+        (None, [], "an image without `id`"),
+    ],
+)
+def test_broken_files_are_refused(tmp_path, images, notes, words):
+    path = tmp_path / "broken.json"
+    path.write_text(json.dumps(dict(images=images, annotations=notes)))
+    with pytest.raises(InputError, match=words):
+        read_annotations(path)
+
+
 def test_the_tool_writes_a_file_for_each_part(ann_file, tmp_path, capsys):
     args = ["tools/draw_labels.py", ann_file, tmp_path / "out", "--seed", "1"]
     run_main(*args, "--percent", 1, 2.5)

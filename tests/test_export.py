@@ -1,11 +1,13 @@
 """The checkpoint enters real detectors of MMDetection, whole, or is refused."""
 
+import os
 import re
 
 import pytest
 import torch
 from mmdet.registry import MODELS as DETECTORS
 from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import nn
@@ -14,6 +16,7 @@ from mcl.errors import InputError
 from mcl.export import (
     ToMMDetection,
     export,
+    find_doubts,
     load_weights,
     read_checkpoint,
     take_network,
@@ -189,7 +192,8 @@ def test_unconverted_or_foreign_file_in_retinanet_is_refused(checkpoint):
     for weights in (load_weights(checkpoint), send(checkpoint, detector()).weights):
         problems = LoadReport.compare(weights, retinanet).problems()
         assert any(p.startswith("neck: ") for p in problems)
-        assert any("pyramid starts at a later level" in p for p in problems)
+        cause = "pyramid takes 3 maps of the backbone, the file's 4"
+        assert any(cause in p for p in problems)
     back = send(checkpoint, detector("retinanet")).weights
     assert LoadReport.compare(back, detector().state_dict()).problems()
 
@@ -378,6 +382,13 @@ def test_another_kind_of_checkpoint_is_refused(tmp_path):
         load_weights(str(path))
 
 
+class Sly:
+    """Its pickle asks for an attribute that leads to everything else."""
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, "__init__")
+
+
 class Loud:
     """Unpickling it runs code: it leaves a file behind."""
 
@@ -398,6 +409,135 @@ def test_code_in_a_file_is_not_run_unless_trusted(checkpoint, tmp_path):
     assert not trace.exists()
     assert read_checkpoint(str(path), trust=True)["state_dict"]
     assert trace.exists()
+
+
+@pytest.mark.hosts
+def test_a_file_gets_no_attribute_but_those_of_the_log(tmp_path):
+    """MMEngine's checkpoints need `getattr` for the methods of a HistoryBuffer."""
+    path, buffer = tmp_path / "log.pth", HistoryBuffer([1.0, 2.0], [1, 1])
+    torch.save(dict(message_hub=dict(loss=buffer)), path)
+    loaded = read_checkpoint(str(path))["message_hub"]["loss"]
+    assert loaded.mean() == 1.5
+    torch.save(dict(state_dict={}, extra=Sly()), path)
+    with pytest.raises(InputError, match="getattr.*--trust"):
+        read_checkpoint(str(path))
+
+
+def test_numbers_that_are_none_are_refused(checkpoint):
+    weights = load_weights(checkpoint)
+    name = "backbone.layer4.0.conv1.weight"
+    for broken, words in (
+        (weights[name] * float("nan"), "is not finite"),
+        (weights[name].to(torch.int8), "int8"),
+    ):
+        network, _ = take_network({**weights, name: broken})
+        with pytest.raises(InputError, match=f"{name} is .*{words.split()[-1]}"):
+            export(network, ToMMDetection(detector()))
+    half = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    exported = export(take_network(half)[0], ToMMDetection(detector())).weights
+    assert exported[name].dtype == torch.float32
+
+
+def test_norms_without_a_counter_are_judged_by_their_statistics(checkpoint):
+    weights = load_weights(checkpoint)
+    weights = {k: v for k, v in weights.items() if not k.endswith("batches_tracked")}
+    assert send_weights(weights).report.parts[NECK].loaded
+    _, borrowed = take_network(weights, "target")
+    assert len(borrowed) == 6
+    layer = "neck.fpn_convs.1.bn"
+    weights[f"{layer}.running_mean"] = torch.zeros(16)
+    weights[f"{layer}.running_var"] = torch.ones(16)
+    with pytest.raises(InputError, match=f"{layer} has seen no batch"):
+        send_weights(weights)
+
+
+def send_weights(weights: dict):
+    return export(take_network(weights)[0], ToMMDetection(detector()))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(state_dict=[1]), "state_dict holds no weights"),
+        (dict(state_dict={1: torch.zeros(1)}), "1 is a Tensor"),
+        (dict(model={"a": torch.zeros(1)}), "'model' is a dict"),
+        (dict(state_dict={"a": torch.zeros(1, device="meta")}), "no numbers"),
+    ],
+)
+def test_files_of_odd_layouts_are_named(tmp_path, change, words):
+    path = tmp_path / "odd.pth"
+    torch.save(change, path)
+    with pytest.raises(InputError, match=words):
+        load_weights(str(path))
+
+
+def test_a_stride_in_another_conv_is_refused_and_doubts_are_told(
+    checkpoint, tmp_path, run_export
+):
+    config, out = tmp_path / "config.py", tmp_path / "out.pth"
+    cfg = small_config(**{"model.backbone.norm_eval": True})
+    cfg.model.data_preprocessor.bgr_to_rgb = False
+    cfg.dump(config)
+    printed = run_export(checkpoint, out, "--detector", config)
+    assert "wrote" in printed and out.is_file()
+    assert find_doubts(cfg.model) == [
+        "data_preprocessor.bgr_to_rgb is False: pre-training saw RGB",
+        "backbone.norm_eval=True freezes batch norm's statistics",
+    ]
+    assert not find_doubts(small_config().model)
+    cfg.model.backbone.style = "caffe"
+    cfg.dump(config)
+    with pytest.raises(InputError, match="style='caffe'"):
+        run_export(checkpoint, out, "--detector", config)
+    cfg.model.neck.type = "NoNeck"
+    cfg.model.backbone.style = "pytorch"
+    cfg.dump(config)
+    with pytest.raises(InputError, match="cannot be built.*NoNeck"):
+        run_export(checkpoint, out, "--detector", config)
+
+
+def test_a_pyramid_over_other_outputs_of_the_backbone(checkpoint):
+    """C3 to C5 by the backbone's choice, not by the FPN's."""
+    model = detector(
+        "retinanet",
+        **{
+            "model.backbone.out_indices": (1, 2, 3),
+            "model.neck.in_channels": [16, 32, 64],
+            "model.neck.start_level": 0,
+        },
+    )
+    weights, pretrained = send(checkpoint, model).weights, load_weights(checkpoint)
+    name = "neck.{}.{}.conv.weight"
+    for kind in ("lateral_convs", "fpn_convs"):
+        for i in range(3):
+            ours = pretrained[name.format(kind, i + 1)]
+            assert torch.equal(weights[name.format(kind, i)], ours)
+
+
+def test_a_neck_with_layers_of_its_own_takes_the_pyramid(checkpoint):
+    model = detector(
+        **{
+            "model.neck.type": "PAFPN",
+            "model.neck.num_outs": 5,
+        }
+    )
+    report = send(checkpoint, model).report
+    assert len(report.parts[NECK].loaded) == 40
+    assert report.parts["neck.other_layers"].missing
+
+
+def test_what_cannot_be_written_leaves_nothing_behind(checkpoint, tmp_path, run_export):
+    config = tmp_path / "narrow.py"
+    small_config().dump(config)
+    os.mkfifo(tmp_path / "pipe")
+    refused = {"pipe": "no plain file", "new/": "a folder", "": "a folder"}
+    for out, words in refused.items():
+        path = f"{tmp_path}/{out}" if out else ""
+        with pytest.raises(InputError, match=words):
+            run_export(checkpoint, path, "--detector", config)
+    with pytest.raises(InputError, match="cannot be written"):
+        run_export(checkpoint, config / "out.pth", "--detector", config)
+    assert {p.name for p in tmp_path.iterdir()} == {"narrow.py", "pipe"}
 
 
 def test_the_prefix_of_a_distributed_wrapper_is_taken_off(checkpoint, tmp_path):
@@ -428,6 +568,7 @@ def test_the_tool_refuses_wrong_arguments(checkpoint, tmp_path, run_export):
         ((checkpoint, other, "--detector", "fcos"), "choose one of mask-rcnn"),
         ((checkpoint, other, "--detector", "none.py"), "no such file"),
         ((checkpoint, other, "--detector", "mmdet::none/none.py"), "mmdet::none"),
+        ((checkpoint, other, "--detector", "mmpretrain::a/b.py"), "a config of mmdet"),
         ((checkpoint, other, "--net", "target"), "ResNet-18"),
     ):
         with pytest.raises(InputError, match=words):

@@ -26,7 +26,7 @@ from mcl.export import (
     take_network,
 )
 
-from .conftest import PRETRAINING
+from .conftest import PRETRAINING, run_main
 
 IMAGE = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(0))
 CLOSE = dict(rtol=1e-5, atol=1e-5)
@@ -102,6 +102,13 @@ def arrives(model: nn.Module, out, fresh: set[str]) -> nn.Module:
     return model.eval()
 
 
+def run_printed(printed: str) -> nn.Module:
+    """Execute the lines that tell how to load the file; return the model."""
+    names = dict(torch=torch, torchvision=torchvision, timm=timm)
+    exec(printed.split("to load it:\n")[1], names)
+    return names["model"].eval()
+
+
 @pytest.mark.parametrize(
     "detector, build",
     [
@@ -113,9 +120,7 @@ def test_torchvision_detector(send, maps, tmp_path, detector, build):
     out = tmp_path / "out.pth"
     printed = send(out, "--to", "torchvision", "--detector", detector)
     assert f"{build}(weights=None, weights_backbone=None)" in printed
-    model = getattr(torchvision.models.detection, build)(
-        weights=None, weights_backbone=None
-    )
+    model = run_printed(printed)
     heads = {"rpn.", "roi_heads.box_predictor.", "roi_heads.mask_"}
     arrives(model, out, heads | {"roi_heads.box_head.5."})
     with torch.no_grad():
@@ -132,9 +137,16 @@ def test_torchvision_trunk_and_backbone(send, maps, tmp_path):
     names = torch.load(out, weights_only=True)
     assert {n.split(".")[1] for n in names} == {"body", "fpn"}
 
-    send(out, "--to", "torchvision", "--part", "backbone")
-    model = arrives(torchvision.models.resnet50(), out, {"fc."})
+    printed = send(out, "--to", "torchvision", "--part", "backbone")
+    model = arrives(run_printed(printed), out, {"fc."})
     with torch.no_grad():
+        # with a detector named, the same weights under the detector's names
+        named = tmp_path / "named.pth"
+        args = ("--part", "backbone", "--detector", "mask-rcnn")
+        send(named, "--to", "torchvision", *args)
+        inside = torch.load(named, weights_only=True)
+        alone = torch.load(out, weights_only=True)
+        assert inside.keys() == {f"backbone.body.{name}" for name in alone}
         x = model.maxpool(model.relu(model.bn1(model.conv1(IMAGE))))
         for i, ours in enumerate(maps["c"], 1):
             x = getattr(model, f"layer{i}")(x)
@@ -143,9 +155,8 @@ def test_torchvision_trunk_and_backbone(send, maps, tmp_path):
 
 def test_timm_resnet(send, maps, tmp_path):
     out = tmp_path / "out.pth"
-    assert 'create_model("resnet50"' in send(out, "--to", "timm")
+    model = run_printed(send(out, "--to", "timm"))
     arrives(timm.create_model("resnet50"), out, {"fc."})
-    model = timm.create_model("resnet50", num_classes=0)
     model.load_state_dict(torch.load(out, weights_only=True), strict=True)
     with torch.no_grad():
         theirs = model.eval().forward_intermediates(IMAGE, intermediates_only=True)
@@ -202,6 +213,10 @@ def test_timm_other_families(config, name, options, tmp_path):
     exported = export(take_network(weights)[0], target)
     model = timm.create_model(name, num_classes=0, **options)
     model.load_state_dict(exported.weights, strict=True)
+    out = tmp_path / "out.pth"
+    target.write(exported.weights, str(out))
+    told = run_printed(f"to load it:\n{target.usage(str(out))}").state_dict()
+    assert all(torch.equal(told[k], v) for k, v in exported.weights.items())
     image = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         theirs = model.eval().forward_features(image)
@@ -297,6 +312,23 @@ def test_detectron2(send, maps, tmp_path):
     torch.testing.assert_close(model.box_head(maps["x"]), maps["y"], **CLOSE)
 
 
+@pytest.mark.parametrize("library", ["torchvision", "timm", "mmpretrain"])
+def test_target_network(send, checkpoint, tmp_path, library):
+    out, target = tmp_path / "out.pth", tmp_path / "target.pth"
+    weights = load_weights(checkpoint)
+    name = "backbone.layer4.2.conv3.weight"
+    changed = {**weights, f"target.{name}": weights[name] + 1}
+    source = tmp_path / "changed.pth"
+    torch.save(dict(state_dict=changed), source)
+    args = ("--to", library, "--part", "backbone")
+    send(out, *args)
+    run_main("tools/export.py", source, target, *args, "--net", "target")
+    a, b = (torch.load(file, weights_only=True) for file in (out, target))
+    a, b = a.get("state_dict", a), b.get("state_dict", b)
+    (key,) = (k for k in a if k.endswith("layer4.2.conv3.weight"))
+    torch.testing.assert_close(b[key], a[key] + 1)
+
+
 def test_detectron2_other_detectors(checkpoint):
     network, _ = take_network(load_weights(checkpoint))
     names, layers = {}, {k.removeprefix("backbone."): v for k, v in network.items()}
@@ -323,6 +355,10 @@ def test_what_a_library_has_not_is_refused(send, tmp_path):
     out = tmp_path / "out.pth"
     for args, words in (
         (["--to", "torchvision", "--detector", "retinanet"], "only mask-rcnn"),
+        (
+            ["--to", "torchvision", "--detector", "c4", "--part", "backbone"],
+            "only mask-rcnn",
+        ),
         (["--to", "timm", "--part", "trunk"], "a backbone only"),
         (["--to", "mmpretrain", "--detector", "c4"], "a backbone only"),
         (["--to", "detectron2", "--detector", "fcos"], "choose one of mask-rcnn"),

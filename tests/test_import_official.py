@@ -127,6 +127,13 @@ def test_what_does_not_fit_is_refused(released, config, tmp_path):
             run(lacking)
     with pytest.raises(InputError, match="no checkpoint in the layout"):
         run({"conv1.weight": torch.zeros(1)})
+    fpn = {k: v for k, v in released.items() if not k.startswith("encoder_q.1.")}
+    with pytest.raises(InputError, match="neck: no weight of it fits"):
+        run(fpn)
+    with pytest.raises(InputError, match="has no such weight"):
+        run({**released, "encoder_q.3.weight": torch.zeros(1)})
+    with pytest.raises(InputError, match="need no import"):
+        run({**released, "neck.fpn_convs.0.bn.bias": torch.zeros(1)})
     assert not out.exists()
 
 

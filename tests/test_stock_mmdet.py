@@ -58,7 +58,8 @@ def run_stock(config: Path, folder: Path) -> subprocess.CompletedProcess:
     modules.mkdir()
     (modules / "mcl.py").write_text(BLOCK)
     (modules / "keep_start.py").write_text(KEEP_START)
-    shutil.copy(ROOT / "mmcv_ops_fallback.py", modules)
+    for name in ("mmcv_ops_fallback.py", "precise_bn.py"):
+        shutil.copy(ROOT / name, modules)
     return subprocess.run(
         [sys.executable, "-m", "mmcv_ops_fallback", TRAIN, config],
         cwd=folder,
@@ -91,9 +92,12 @@ def test_stock_mmdetection(row, metric, pretrained, tmp_path, monkeypatch):
     weights, _ = take_network(load_weights(pretrained))
     exported = export(weights, ToMMDetection(DETECTORS.build(cfg.model)))
     write_tensors(dict(state_dict=exported.weights), cfg.load_from)
-    # In place of the hook for BN statistics: nothing but MMDetection and this one.
-    cfg.custom_imports = dict(imports=["keep_start"], allow_failed_imports=False)
-    cfg.custom_hooks = [dict(type="KeepStart")]
+    # In place of the hook for BN statistics: nothing but MMDetection and this one. The
+    # first row has both.
+    hooks = cfg.custom_hooks if "mask-rcnn" in row else []
+    imports = ["keep_start", *(["precise_bn"] if hooks else [])]
+    cfg.custom_imports = dict(imports=imports, allow_failed_imports=False)
+    cfg.custom_hooks = [dict(type="KeepStart"), *hooks]
     cfg.default_hooks.checkpoint.interval = 2
     cfg.work_dir = str(tmp_path / "run")
     config = tmp_path / "config.py"
@@ -101,6 +105,7 @@ def test_stock_mmdetection(row, metric, pretrained, tmp_path, monkeypatch):
 
     done = run_stock(config, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert ("PreciseBNHook: " in done.stdout + done.stderr) == bool(hooks)
     start = torch.load(f"{cfg.work_dir}/start.pth", weights_only=True)
     for name, tensor in exported.weights.items():
         assert torch.equal(start[name], tensor), name

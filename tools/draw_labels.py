@@ -34,6 +34,16 @@ def read_annotations(path: Path) -> dict:
             f"ANN={path}: it has no `images` and `annotations`; give a file in COCO's "
             "format"
         )
+    try:
+        ids = [image["id"] for image in content["images"]]
+        {note["image_id"] for note in content["annotations"]}
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"ANN={path}: an image without `id` or an annotation without `image_id`; "
+            "give a file in COCO's format"
+        ) from error
+    if len(set(ids)) < len(ids):
+        raise InputError(f"ANN={path}: {len(ids) - len(set(ids))} image ids come twice")
     return content
 
 
@@ -79,7 +89,9 @@ def main() -> None:
         name = f"{args.annotations.stem}.seed{args.seed}@{percent:g}.json"
         try:
             args.out_dir.mkdir(parents=True, exist_ok=True)
-            (args.out_dir / name).write_text(json.dumps(part))
+            partial = args.out_dir / f"{name}.partial"
+            partial.write_text(json.dumps(part))
+            partial.replace(args.out_dir / name)
         except OSError as error:
             raise InputError(
                 f"OUT_DIR={args.out_dir}: it cannot be written to ({error.strerror})"

@@ -9,7 +9,7 @@ not be filled wholly, nothing is written and the exit status is 1.
 """
 
 import argparse
-import os
+import sys
 from pathlib import Path
 
 import torch
@@ -29,7 +29,9 @@ from mcl.export import (
     ToTimm,
     ToTorchvision,
     build_unfilled,
+    check_out,
     export,
+    find_doubts,
     load_weights,
     take_network,
 )
@@ -79,20 +81,35 @@ def parse_args() -> argparse.Namespace:
 
 
 def build_detector(config: str) -> torch.nn.Module:
-    """The detector of a config, on the meta device: names and shapes, no memory."""
+    """The detector of a config: names and shapes.
+
+    Raises:
+        InputError: when there is no such config, it cannot be built, or its backbone
+            computes something else of the weights.
+    """
     from mmdet.registry import MODELS
 
     cfg = _detector_config(config)
+    for doubt in find_doubts(cfg.model):
+        print(f"warning: --detector {config}: {doubt}", file=sys.stderr)
     adapt_to_cpu(cfg)
     cfg.model.pop("init_cfg", None)
     init_default_scope(cfg.get("default_scope", "mmdet"))
-    return build_unfilled(lambda: MODELS.build(cfg.model))
+    try:
+        return build_unfilled(lambda: MODELS.build(cfg.model))
+    except (KeyError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        raise InputError(
+            f"--detector {config}: its model cannot be built ({error})"
+        ) from error
 
 
 def _detector_config(config: str) -> Config:
+    """The config that --detector names, by kind, path or ``mmdet::``."""
     if config in DETECTORS:
         (path,) = BENCHMARKS.rglob(DETECTORS[config])
         return Config.fromfile(path)
+    if "::" in config and not config.startswith("mmdet::"):
+        raise InputError(f"--detector {config}: give a config of mmdet::")
     if "::" in config:
         try:
             return get_config(config)
@@ -110,7 +127,11 @@ def _detector_config(config: str) -> Config:
 
 
 def destination(args: argparse.Namespace, network: dict) -> Destination:
-    """The model that the file is for."""
+    """The model that the file is for.
+
+    Raises:
+        InputError: when the library has none for this backbone, part or detector.
+    """
     if args.to == "mmdet":
         return ToMMDetection(build_detector(args.detector or "mask-rcnn"))
     if args.to in BACKBONE_ONLY and args.detector:
@@ -118,7 +139,9 @@ def destination(args: argparse.Namespace, network: dict) -> Destination:
     if args.to in BACKBONE_ONLY and args.part not in (None, "backbone"):
         raise InputError(f"--part {args.part}: {args.to} takes a backbone only")
     prefix = "backbone."
-    names = {k.removeprefix(prefix): v for k, v in network.items() if prefix in k}
+    names = {
+        k.removeprefix(prefix): v for k, v in network.items() if k.startswith(prefix)
+    }
     architecture = Architecture.of(names)
     if architecture is None:
         raise InputError(
@@ -129,22 +152,15 @@ def destination(args: argparse.Namespace, network: dict) -> Destination:
         return ToTimm(architecture)
     if args.to == "mmpretrain":
         return ToMMPretrain(architecture)
-    detector = args.detector or "mask-rcnn"
     if args.to == "detectron2":
-        return ToDetectron2(architecture, detector)
-    return ToTorchvision(architecture, None if args.part == "backbone" else detector)
-
-
-def check_out(args: argparse.Namespace) -> None:
-    if os.path.realpath(args.out) == os.path.realpath(args.checkpoint):
-        raise InputError(f"{args.out}: OUT is the checkpoint itself; name another file")
-    if Path(args.out).is_dir():
-        raise InputError(f"{args.out}: OUT is a folder; name a file in it")
+        return ToDetectron2(architecture, args.detector or "mask-rcnn")
+    alone = args.part == "backbone" and not args.detector
+    return ToTorchvision(architecture, None if alone else args.detector or "mask-rcnn")
 
 
 def main() -> None:
     args = parse_args()
-    check_out(args)
+    check_out(args.out, args.checkpoint)
     if args.trust:
         print(f"--trust: whatever code {args.checkpoint} names is run", flush=True)
     weights = load_weights(args.checkpoint, args.trust)

@@ -7,14 +7,13 @@ detector, and as `load_from` pre-training goes on from it.
 """
 
 import argparse
-import os
 from pathlib import Path
 
 from mmengine.registry import init_default_scope
 
 from mcl.errors import InputError, exit_in_words
-from mcl.export import build_unfilled, load_weights, write_tensors
-from mcl.load_report import PRETRAINING_ONLY, LoadReport
+from mcl.export import build_unfilled, check_out, load_weights, write_tensors
+from mcl.load_report import BACKBONE, NECK, PRETRAINING_ONLY, LoadReport
 from mcl.preflight import adapt_to_cpu, read_config
 from mcl.released import from_released
 
@@ -33,7 +32,11 @@ def build_model(config: str):
 
 def find_problems(report: LoadReport) -> list[str]:
     """What does not fit; every part that the file has must be whole."""
-    problems = report.problems()
+    # Beside the backbone alone, which a file may be stripped to, all or nothing.
+    rest = [n for n, part in report.parts.items() if part.loaded and n != BACKBONE]
+    problems = report.problems((BACKBONE, NECK) if rest else (BACKBONE,))
+    if rest and "neck.shared_convs" not in rest:
+        problems.append("neck.shared_convs: no weight of it fits")
     for name in (p.rstrip(".") for p in PRETRAINING_ONLY):
         part = report.parts.get(name)
         # Theirs has no count of steps; the target's schedule starts anew.
@@ -59,10 +62,7 @@ def main() -> None:
         help="unpickle objects other than tensors, which runs code of the file",
     )
     args = parser.parse_args()
-    if os.path.realpath(args.out) == os.path.realpath(args.checkpoint):
-        raise InputError(f"{args.out}: OUT is the checkpoint itself; name another file")
-    if Path(args.out).is_dir():
-        raise InputError(f"{args.out}: OUT is a folder; name a file in it")
+    check_out(args.out, args.checkpoint)
     if args.trust:
         print(f"--trust: whatever code {args.checkpoint} names is run", flush=True)
     weights, unknown = from_released(load_weights(args.checkpoint, args.trust))

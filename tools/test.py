@@ -14,6 +14,7 @@ from mcl.preflight import (
     check_paths,
     join_cpu_processes,
     make_work_dir,
+    merge_options,
     read_config,
     settle_loaders,
 )
@@ -36,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     cfg = read_config(args.config)
     if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+        merge_options(cfg, args.cfg_options)
     settle_loaders(cfg)
     cfg.launcher = args.launcher
     cfg.load_from = args.checkpoint

@@ -4,11 +4,11 @@ The online network already bears MMDetection's names; what remains is to put eac
 weight where the destination keeps it, and to prove that everything arrives.
 """
 
-from .checkpoint import load_weights, read_checkpoint, write_tensors
+from .checkpoint import check_out, load_weights, read_checkpoint, write_tensors
 from .destination import Destination, Export, build_unfilled, export
 from .selection import NETWORKS, PARTS, take_network, take_parts
 from .to_detectron2 import ToDetectron2
-from .to_mmdet import ToMMDetection
+from .to_mmdet import ToMMDetection, find_doubts
 from .to_mmpretrain import ToMMPretrain
 from .to_timm import ToTimm
 from .to_torchvision import ToTorchvision
@@ -24,7 +24,9 @@ __all__ = [
     "ToTimm",
     "ToTorchvision",
     "build_unfilled",
+    "check_out",
     "export",
+    "find_doubts",
     "load_weights",
     "read_checkpoint",
     "take_network",

@@ -4,14 +4,14 @@ import os
 import pickle
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .._hosts import let_checkpoints_load
 from ..errors import InputError
-
-DDP_PREFIX = "module."
 
 
 def read_checkpoint(path: str, trust: bool = False) -> dict:
@@ -47,6 +47,8 @@ def read_checkpoint(path: str, trust: bool = False) -> dict:
 
 def _load(path: str, weights_only: bool):
     """``torch.load``; files of torch before 1.6 cannot be mapped."""
+    # The maintained MMEngine takes the declaration back when it has read a file.
+    let_checkpoints_load()
     try:
         return torch.load(path, "cpu", weights_only=weights_only, mmap=True)
     except RuntimeError as error:
@@ -56,16 +58,43 @@ def _load(path: str, weights_only: bool):
 
 
 def load_weights(path: str, trust: bool = False) -> dict[str, Tensor]:
-    """Weights of a checkpoint file, without the prefix of a distributed wrapper.
+    """Weights of a checkpoint file, without the prefixes of wrappers.
 
     Raises:
         InputError: as :func:`read_checkpoint`; or when there are no weights in it.
     """
     checkpoint = read_checkpoint(path, trust)
     weights = checkpoint.get("state_dict", checkpoint)
-    if not weights or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise InputError(f"{path}: it holds no weights (no `state_dict` of tensors)")
-    return {name.removeprefix(DDP_PREFIX): w for name, w in weights.items()}
+    if not isinstance(weights, Mapping) or not weights:
+        raise InputError(f"{path}: its state_dict holds no weights")
+    for name, weight in weights.items():
+        if not isinstance(name, str) or not isinstance(weight, Tensor):
+            raise InputError(
+                f"{path}: it holds no weights where they are looked for, in "
+                f"`state_dict` or at the top: {name!r} is a {type(weight).__name__}"
+            )
+        if weight.is_meta:
+            raise InputError(f"{path}: {name} has a shape and no numbers")
+    return {without_wrappers(name): w for name, w in weights.items()}
+
+
+def without_wrappers(name: str) -> str:
+    """A weight's name without what DistributedDataParallel and compiling add."""
+    return name.removeprefix("module.").replace("_orig_mod.", "")
+
+
+def check_out(out: str, checkpoint: str) -> None:
+    """See that ``out`` can be the name of a new file.
+
+    Raises:
+        InputError: when it is the checkpoint, a folder or a device.
+    """
+    if not out or out.endswith("/") or Path(out).is_dir():
+        raise InputError(f"OUT={out}: this is a folder; name a file in it")
+    if Path(out).exists() and not Path(out).is_file():
+        raise InputError(f"OUT={out}: this is no plain file; name another")
+    if os.path.realpath(out) == os.path.realpath(checkpoint):
+        raise InputError(f"OUT={out}: this is the checkpoint itself; name another file")
 
 
 def write_tensors(content: Mapping, out: str) -> None:
@@ -95,3 +124,6 @@ def _write(out: str, dump) -> None:
         os.replace(partial, out)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{out}: it cannot be written ({error})") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

@@ -88,10 +88,18 @@ def export(
     problems = report.problems(promised=parts)
     if problems:
         raise InputError(
-            f"the model does not take these weights: {'; '.join(problems)}. Its FPN "
-            "and box head need norm layers and four shared convs, as the benchmark "
-            "configs have them; a smaller --part asks for less. Nothing is written\n"
-            f"{report.in_full()}"
+            f"the model does not take these weights: {'; '.join(problems)}. "
+            f"{_advice(report, parts)}Nothing is written\n{report.in_full()}"
         )
     left_behind += [n for n in network if part_of(n) not in parts]
     return Export(weights, report, left_behind)
+
+
+def _advice(report: LoadReport, parts: tuple[str, ...]) -> str:
+    """What to try, where the report found no cause."""
+    if report.causes or len(parts) == 1:
+        return ""
+    return (
+        "The FPN and the box head's four shared convs need norm layers, as the "
+        "benchmark configs have them; a smaller --part asks for less. "
+    )

@@ -63,44 +63,68 @@ def take_network(
             "--net target: the file has no target network (weights called target.*); "
             "give the checkpoint that pre-training wrote, or ask for --net online"
         )
-    borrowed = [
-        layer
-        for layer in _unseen(target)
-        if online.get(f"{layer}.{COUNTER}") is not None
-    ]
+    borrowed = [layer for layer in _unseen(target) if f"{layer}.running_mean" in online]
     for layer in borrowed:
-        for statistic in STATISTICS:
-            target[f"{layer}.{statistic}"] = online[f"{layer}.{statistic}"]
+        for statistic in (f"{layer}.{s}" for s in STATISTICS):
+            if statistic in online:
+                target[statistic] = online[statistic]
     return target, borrowed
 
 
 def take_parts(
     network: Mapping[str, Tensor], parts: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """The weights of ``parts``.
+    """The weights of ``parts``, in float32.
 
     Raises:
-        InputError: when one is not there, or was never run in training.
+        InputError: when one is not there, was never run in training, or holds
+            numbers that are none.
     """
-    chosen = {k: v for k, v in network.items() if part_of(k) in parts}
+    chosen = {k: _number(k, v) for k, v in network.items() if part_of(k) in parts}
     for prefix, part in OURS.items():
         if part in parts and not any(k.startswith(prefix) for k in chosen):
             raise InputError(
                 f"the checkpoint has no weight called {prefix}*: give one written by "
-                "pre-training with MCL (a file of the authors' code first goes through "
-                "tools/import_official.py), or ask for less with --part"
+                "pre-training with MCL, not one that was exported already; a file of "
+                "the authors' code first goes through tools/import_official.py"
+                + (", or ask for less with --part" if part != BACKBONE else "")
             )
     _refuse_untrained(chosen)
     return chosen
 
 
+def _number(name: str, tensor: Tensor) -> Tensor:
+    """A weight in float32, which every library's models have; counters as they are."""
+    if name.endswith((COUNTER, "relative_position_index")):
+        return tensor
+    if not tensor.is_floating_point():
+        raise InputError(f"{name} is of type {tensor.dtype}: give float weights")
+    if not tensor.isfinite().all():
+        raise InputError(
+            f"{name} is not finite: that training has diverged; give an earlier "
+            "checkpoint"
+        )
+    return tensor.float()
+
+
 def _unseen(weights: Mapping[str, Tensor]) -> list[str]:
-    """BN layers that counted no batch."""
-    return [
-        name.removesuffix(f".{COUNTER}")
-        for name, tensor in weights.items()
-        if name.endswith(COUNTER) and tensor.item() == 0
-    ]
+    """BN layers that counted no batch, or, without a counter, are as they began."""
+    unseen = []
+    for name, mean in weights.items():
+        if not name.endswith(".running_mean"):
+            continue
+        layer = name.removesuffix(".running_mean")
+        counter, variance = (
+            weights.get(f"{layer}.{statistic}")
+            for statistic in (COUNTER, "running_var")
+        )
+        if counter is not None:
+            began = counter.item() == 0
+        else:
+            began = not mean.any() and bool((variance == 1).all())
+        if began:
+            unseen.append(layer)
+    return unseen
 
 
 def _refuse_untrained(weights: Mapping[str, Tensor]) -> None:

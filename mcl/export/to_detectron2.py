@@ -49,7 +49,7 @@ class ToDetectron2:
             )
         if architecture.family != "ResNet" or not architecture.depth:
             raise InputError(f"Detectron2 has no backbone like {architecture}")
-        self.detector = detector
+        self.depth = architecture.depth
         self.heads, self.first_map = DETECTORS[detector]
         self.model = self._expected(architecture.depth)
 
@@ -100,26 +100,36 @@ class ToDetectron2:
         return f"roi_heads.{name}" if name.startswith("res5.") else f"backbone.{name}"
 
     def write(self, weights: dict[str, Tensor], out: str) -> None:
+        """Write the pickle.
+
+        Raises:
+            InputError: when ``out`` does not end in .pkl.
+        """
         if not out.endswith(".pkl"):
-            raise InputError(f"{out}: Detectron2 reads it if its name ends in .pkl")
+            raise InputError(f"OUT={out}: Detectron2 reads it if its name ends in .pkl")
         arrays = {name: tensor.numpy() for name, tensor in weights.items()}
         content = dict(model=arrays, __author__="mcl", matching_heuristics=False)
         write_pickle(content, out)
 
     def usage(self, out: str) -> str:
-        norms = ["MODEL.RESNETS.NORM SyncBN"]
-        if self.first_map is not None:
-            norms.append("MODEL.FPN.NORM SyncBN")
-        if self.heads:
-            norms.append("MODEL.ROI_BOX_HEAD.NORM SyncBN")
-            norms.append("MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead")
-            norms.append("MODEL.ROI_BOX_HEAD.NUM_CONV 4 MODEL.ROI_BOX_HEAD.NUM_FC 1")
-        return (
-            f"MODEL.WEIGHTS {out} MODEL.RESNETS.STRIDE_IN_1X1 False INPUT.FORMAT RGB\n"
+        lines = [
+            f"MODEL.WEIGHTS {out} INPUT.FORMAT RGB",
             "MODEL.PIXEL_MEAN [123.675,116.28,103.53] "
-            "MODEL.PIXEL_STD [58.395,57.12,57.375]\n"
-            f"MODEL.BACKBONE.FREEZE_AT 0 {' '.join(norms)}"
-        )
+            "MODEL.PIXEL_STD [58.395,57.12,57.375]",
+            f"MODEL.RESNETS.DEPTH {self.depth} MODEL.RESNETS.STRIDE_IN_1X1 False "
+            "MODEL.RESNETS.NORM SyncBN MODEL.BACKBONE.FREEZE_AT 0",
+        ]
+        if self.depth < 50:
+            lines.append("MODEL.RESNETS.RES2_OUT_CHANNELS 64")
+        if self.first_map is not None:
+            lines.append("MODEL.FPN.NORM SyncBN  # if the file has the FPN")
+        if self.heads:
+            lines.append(
+                "MODEL.ROI_BOX_HEAD.NAME FastRCNNConvFCHead "
+                "MODEL.ROI_BOX_HEAD.NUM_CONV 4 MODEL.ROI_BOX_HEAD.NUM_FC 1 "
+                "MODEL.ROI_BOX_HEAD.NORM SyncBN  # if it has the box head's convs"
+            )
+        return "\n".join(lines)
 
 
 def _maps(resnet: dict[str, Tensor]) -> list[tuple[int, int]]:

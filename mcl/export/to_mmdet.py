@@ -5,8 +5,12 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..load_report import HEAD_CONVS, HEAD_LAYER4, detector_parts
 from .checkpoint import write_tensors
+
+# What the recipes normalise with, RGB, 0..255.
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class ToMMDetection:
@@ -23,7 +27,9 @@ class ToMMDetection:
     def __init__(self, detector: nn.Module) -> None:
         self.model: Mapping[str, Tensor] = detector.state_dict()
         self.part_of = detector_parts(self.model)
-        self.start_level = getattr(getattr(detector, "neck", None), "start_level", 0)
+        first_map = getattr(detector.backbone, "out_indices", (0,))[0]
+        neck = getattr(detector, "neck", None)
+        self.start_level = first_map + getattr(neck, "start_level", 0)
         self.heads = sorted({m.group() for m in map(HEAD_CONVS.match, self.model) if m})
         found = next(filter(None, map(HEAD_LAYER4.match, self.model)), None)
         self.layer4 = found.group() if found else "backbone."
@@ -35,6 +41,9 @@ class ToMMDetection:
         if name.startswith("neck.shared_convs."):
             rest = name.removeprefix("neck.shared_convs.")
             return {head + rest: tensor for head in self.heads}
+        # A norm layer of an output that this detector does not read.
+        if re.match(r"backbone\.norm\d\.", name) and name not in self.model:
+            return {}
         level = re.match(r"(neck\.(?:lateral|fpn)_convs\.)(\d+)", name)
         if level is None:
             return {name: tensor}
@@ -46,3 +55,32 @@ class ToMMDetection:
 
     def usage(self, out: str) -> str:
         return f'load_from = "{out}"  # in the detector\'s config'
+
+
+def find_doubts(model: Mapping) -> list[str]:
+    """What of a detector's config would make other maps of the same weights.
+
+    Args:
+        model: ``model`` of the config.
+
+    Raises:
+        InputError: when its ResNet has the stride in another conv.
+    """
+    backbone = model.get("backbone") or {}
+    if backbone.get("style") == "caffe":
+        raise InputError(
+            "model.backbone.style='caffe': the stride is in another conv than in "
+            "pre-training; take a detector of style 'pytorch'"
+        )
+    doubts = []
+    images = model.get("data_preprocessor") or {}
+    if not images.get("bgr_to_rgb", False):
+        doubts.append("data_preprocessor.bgr_to_rgb is False: pre-training saw RGB")
+    for name, expected in (("mean", MEAN), ("std", STD)):
+        if images.get(name) and tuple(images[name]) != expected:
+            doubts.append(f"data_preprocessor.{name} is not {list(expected)}")
+    if backbone.get("frozen_stages", -1) >= 0:
+        doubts.append("backbone.frozen_stages freezes stages; -1 trains all")
+    if backbone.get("norm_eval"):
+        doubts.append("backbone.norm_eval=True freezes batch norm's statistics")
+    return doubts

@@ -48,7 +48,7 @@ class ToTimm:
 
     def __init__(self, architecture: Architecture) -> None:
         self.family = architecture.family
-        self.name, options = _model(architecture)
+        self.name, self.options = _model(architecture)
         try:
             import timm
         except ImportError as error:
@@ -56,7 +56,7 @@ class ToTimm:
                 "--to timm compares with timm's own model: pip install timm"
             ) from error
         with torch.device("meta"):
-            model = timm.create_model(self.name, num_classes=0, **options)
+            model = timm.create_model(self.name, num_classes=0, **self.options)
         self.model = model.state_dict()
 
     def part_of(self, name: str) -> str:
@@ -76,7 +76,9 @@ class ToTimm:
         write_tensors(weights, out)
 
     def usage(self, out: str) -> str:
-        return f'model = timm.create_model("{self.name}", checkpoint_path="{out}")'
+        options = dict(num_classes=0, checkpoint_path=out, **self.options)
+        listed = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        return f'model = timm.create_model("{self.name}", {listed})'
 
 
 def _open_stage(name: str) -> str:
@@ -95,7 +97,11 @@ def _reorder_patches(tensor: Tensor) -> Tensor:
 
 
 def _model(arch: Architecture) -> tuple[str, dict]:
-    """timm's name of the model, and what differs from its defaults."""
+    """timm's name of the model, and what differs from its defaults.
+
+    Raises:
+        InputError: for a ResNet that timm has not.
+    """
     if arch.family == "ResNet":
         if not arch.depth or (arch.stem, arch.widths[0]) != (64, 64):
             raise InputError(f"timm has no model like {arch}")

@@ -90,5 +90,6 @@ class ToTorchvision:
         arguments = "weights=None" + ", weights_backbone=None" * bool(self.detector)
         return (
             f"model = torchvision.{home}.{self.name}({arguments})\n"
-            f'model.load_state_dict(torch.load("{out}"), strict=False)'
+            f'print(model.load_state_dict(torch.load("{out}"), strict=False))'
+            "  # no key may be unexpected"
         )

@@ -1,5 +1,8 @@
 _base_ = "mmdet::_base_/datasets/cityscapes_instance.py"
 
+data_root = "data/cityscapes/"
+ann_file = data_root + "annotations/instancesonly_filtered_gtFine_val.json"
+
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -18,3 +21,14 @@ train_dataloader = dict(
     sampler=dict(type="InfiniteSampler"),
     dataset=dict(times=1, dataset=dict(pipeline=train_pipeline)),
 )
+
+# A temporary folder: MMDetection's is one that runs side by side would empty.
+val_evaluator = [
+    dict(type="CocoMetric", ann_file=ann_file, metric=["bbox", "segm"]),
+    dict(
+        type="CityScapesMetric",
+        seg_prefix=data_root + "gtFine/val",
+        outfile_prefix=None,
+    ),
+]
+test_evaluator = val_evaluator
