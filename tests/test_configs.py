@@ -93,6 +93,16 @@ def test_names_of_recipes_keep_their_promise(path):
         assert shared == ("shared-views" in path.stem)
 
 
+def test_every_recipe_is_in_the_readme():
+    text = (ROOT / "configs/mcl/README.md").read_text()
+    listed = set()
+    for name in re.findall(r"`(mcl\S*\.py)`", text):
+        group = re.search(r"\{(.*?)\}", name)
+        options = group[1].split(",") if group else [""]
+        listed |= {re.sub(r"\{.*?\}", o, name) for o in options}
+    assert listed == {path.name for path in PRETRAINING}
+
+
 def test_recipes_on_coco_take_the_papers_steps():
     recipes = [p for p in PRETRAINING if "coco" in p.stem.rpartition("_")[2]]
     assert len(recipes) == 2
