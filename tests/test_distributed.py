@@ -21,14 +21,19 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def model_and_views():
+# The paper's head, and one that reads every level's targets and remembers them.
+HEADS = ({}, {"head.assignment": "all", "head.queue": 24})
+
+
+def model_and_views(head: dict):
     """The model with BN in eval mode, and the views of each process."""
     torch.manual_seed(0)
-    model = shrunk_model().eval()
+    model = shrunk_model(**head).eval()
+    model.head.training = True  # its queue fills; its layers stay in eval mode
     return model, [random_views(model, BATCH, seed=rank) for rank in range(WORLD)]
 
 
-def one_process(rank: int, port: int, folder: str) -> None:
+def one_process(rank: int, port: int, folder: str, head: dict) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -38,13 +43,16 @@ def one_process(rank: int, port: int, folder: str) -> None:
     )
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    model, views = model_and_views()
+    model, views = model_and_views(head)
+    with torch.no_grad():
+        model.loss(views[rank])
     wrapped = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
     losses = wrapped(views[rank], mode="loss")
     sum(v for k, v in losses.items() if k.startswith("loss")).backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     losses = {k: v.detach() for k, v in losses.items()}
-    torch.save((losses, gradients), f"{folder}/{rank}.pth")
+    queue = {k: v for k, v in model.state_dict().items() if "queue" in k}
+    torch.save((losses, gradients, queue), f"{folder}/{rank}.pth")
 
 
 def whole_batch(views: list) -> list[View]:
@@ -61,10 +69,13 @@ def whole_batch(views: list) -> list[View]:
     return joined
 
 
-def test_two_processes_equal_one_of_the_whole_batch(tmp_path):
-    mp.spawn(one_process, (free_port(), str(tmp_path)), nprocs=WORLD)
+@pytest.mark.parametrize("head", HEADS, ids=["image", "all levels, queue"])
+def test_two_processes_equal_one_of_the_whole_batch(tmp_path, head):
+    mp.spawn(one_process, (free_port(), str(tmp_path), head), nprocs=WORLD)
     parts = [torch.load(tmp_path / f"{r}.pth") for r in range(WORLD)]
-    model, views = model_and_views()
+    model, views = model_and_views(head)
+    with torch.no_grad():
+        model.loss(whole_batch(views))
     losses = model.loss(whole_batch(views))
     sum(v for k, v in losses.items() if k.startswith("loss")).backward()
     for name in (k for k in losses if k.startswith(("loss", "ce"))):
@@ -75,6 +86,12 @@ def test_two_processes_equal_one_of_the_whole_batch(tmp_path):
             torch.testing.assert_close(
                 parts[0][1][name], weight.grad, rtol=1e-3, atol=1e-6, msg=name
             )
+
+    state = model.state_dict()
+    assert len(parts[0][2]) == (2 if head else 0)
+    for name, remembered in parts[0][2].items():
+        assert torch.equal(remembered, parts[1][2][name])
+        torch.testing.assert_close(remembered, state[name])
 
 
 def test_dist_train_runs_the_recipe_on_two_processes(tmp_path, image_folder):

@@ -11,6 +11,7 @@ from .conftest import SHRINK, TINY, options, run_tool
 
 def train(work_dir, data_root, workers, *args):
     overrides = {
+        "model.head.queue": 24,
         **SHRINK,
         "train_dataloader.dataset.dataset.data_root": data_root,
         "train_dataloader.num_workers": workers,
