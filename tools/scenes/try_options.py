@@ -28,6 +28,7 @@ from mcl.errors import InputError, exit_in_words
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/mcl/mcl_resnet18-fpn_1xb64-cpu-coslr_folder.py"
 SIZE, SIDE = 96, 128  # canvas and picture, pixels
+TEMPERATURE = 0.1
 RATIOS = (1, 2, 4, 8)
 VIEWS = "train_dataloader.dataset.dataset.pipeline.1"
 ONE_LEVEL = dict.fromkeys(
@@ -86,11 +87,13 @@ def make_config(name: str, images: Path, classes: int, steps: int) -> Config:
             f"{VIEWS}.blur_sigma": (0.1 * SIZE / 224, 2.0 * SIZE / 224),
             "train_dataloader.dataset.dataset.data_root": str(images),
             "train_cfg.max_iters": steps,
+            "param_scheduler.0.end": steps // 5,
             "param_scheduler.1.T_max": steps,
             "param_scheduler.1.end": steps,
             "default_hooks.logger.interval": 10,
             "default_hooks.checkpoint.interval": steps,
             "optim_wrapper.type": "AmpOptimWrapper",
+            "model.head.loss.temperature": TEMPERATURE,
             **OPTIONS[name],
         }
     )
@@ -160,8 +163,8 @@ def report(results: dict[str, dict], args: argparse.Namespace) -> str:
     """The table in Markdown."""
     lines = [
         f"{args.steps} steps of 64 out of {args.images} pictures, canvases of {SIZE} "
-        "pixels, ResNet-18 of half width, T = 0.2; the last tenth of each run, one "
-        "seed.",
+        f"pixels, ResNet-18 of half width, T = {TEMPERATURE}; the last tenth of each "
+        "run, one seed.",
         "",
         "| option | chance | ce_p5 | below chance | top-1 | std x sqrt(D) | rank | "
         "minutes |",
