@@ -1,28 +1,44 @@
 """One sentence with the path or field, a non-zero exit, nothing overwritten."""
 
 import json
+from contextlib import redirect_stdout
+from io import StringIO
+from subprocess import CompletedProcess
 
 import pytest
 import torch
 
-from .conftest import SHRINK, SMALL_DETECTOR, TINY, options, run_tool, write_images
+from mcl.errors import InputError, sentence
+
+from .conftest import (
+    SHRINK,
+    SMALL_DETECTOR,
+    TINY,
+    options,
+    run_main,
+    run_tool,
+    write_images,
+)
 
 
-def train(config, work_dir, overrides, *args, **env):
-    return run_tool(
-        "tools/train.py",
-        config,
-        "--work-dir",
-        work_dir,
-        *args,
-        "--cfg-options",
-        *options(overrides),
-        check=False,
-        **env,
-    )
+def train(config, work_dir, overrides, *args, apart=False, **env):
+    """Run tools/train.py, in this process unless ``apart``: starting one takes time."""
+    command = ["--work-dir", work_dir, *args, "--cfg-options", *options(overrides)]
+    if apart:
+        return run_tool("tools/train.py", config, *command, check=False, **env)
+    printed = StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        for name, value in env.items():
+            patch.setenv(name, str(value))
+        try:
+            run_main("tools/train.py", config, *command)
+        except InputError as error:
+            words = f"error: {sentence(error)}"
+            return CompletedProcess(command, 1, printed.getvalue(), words)
+    return CompletedProcess(command, 0, printed.getvalue(), "")
 
 
-def pretraining(work_dir, folder, *args, **overrides):
+def pretraining(work_dir, folder, *args, apart=False, **overrides):
     overrides = {
         **SHRINK,
         "train_dataloader.dataset.dataset.data_root": folder,
@@ -30,7 +46,7 @@ def pretraining(work_dir, folder, *args, **overrides):
         "default_hooks.checkpoint.interval": 1,
         **overrides,
     }
-    return train(TINY, work_dir, overrides, *args)
+    return train(TINY, work_dir, overrides, *args, apart=apart)
 
 
 def said(done) -> str:
@@ -71,7 +87,7 @@ def test_too_many_unreadable_images_stop_the_run_with_their_list(tmp_path):
     bad = [folder / "001.jpg", folder / "002.jpg"]
     for path in bad:
         path.write_bytes(path.read_bytes()[:300])
-    done = pretraining(tmp_path / "w", folder, **{"train_cfg.max_iters": 3})
+    done = pretraining(tmp_path / "w", folder, apart=True, **{"train_cfg.max_iters": 3})
     message = said(done)
     assert "unreadable, more than max_fraction=0.01" in message
     assert any(str(path) in message for path in bad)
@@ -85,6 +101,7 @@ def test_a_few_unreadable_images_are_named_and_replaced(tmp_path, workers):
     done = pretraining(
         tmp_path / "w",
         folder,
+        apart=True,
         **{
             "train_cfg.max_iters": 6,
             "custom_hooks.3.max_fraction": 0.05,
@@ -102,6 +119,7 @@ def test_a_loss_that_is_not_finite(tmp_path):
     done = pretraining(
         tmp_path / "w",
         folder,
+        apart=True,
         **{
             "train_cfg.max_iters": 20,
             "optim_wrapper.optimizer.lr": 1e38,
@@ -221,7 +239,9 @@ def test_an_error_in_a_worker_is_one_sentence(tmp_path):
     folder.mkdir()
     for i in range(16):
         (folder / f"{i}.jpg").write_bytes(b"no image")
-    done = pretraining(tmp_path / "w", folder, **{"train_dataloader.num_workers": 2})
+    done = pretraining(
+        tmp_path / "w", folder, apart=True, **{"train_dataloader.num_workers": 2}
+    )
     assert "images in a row are unreadable" in said(done)
 
 
