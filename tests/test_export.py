@@ -150,6 +150,7 @@ def test_detector_maps_are_those_of_pretraining(checkpoint):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.hosts
 @pytest.mark.parametrize("kind", ["mask-rcnn", "faster-rcnn", "cascade"])
 def test_every_box_head_is_filled(checkpoint, kind):
     model, pretrained = detector(kind), load_weights(checkpoint)
@@ -164,6 +165,7 @@ def test_every_box_head_is_filled(checkpoint, kind):
             assert torch.equal(tensor, pretrained[f"neck.shared_convs.{name}"]), name
 
 
+@pytest.mark.hosts
 def test_retinanet_is_filled_level_by_level(checkpoint):
     """Maps of the two models agree at each stride; the convs above are its own."""
     ours, model = shrunk_model(), detector("retinanet")

@@ -164,6 +164,7 @@ def test_timm_resnet(send, maps, tmp_path):
         torch.testing.assert_close(a, ours, **CLOSE)
 
 
+@pytest.mark.hosts
 def test_mmpretrain_resnet(send, maps, tmp_path):
     out = tmp_path / "out.pth"
     send(out, "--to", "mmpretrain")

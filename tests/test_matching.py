@@ -77,6 +77,7 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
+@pytest.mark.hosts
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 @pytest.mark.parametrize("tiles", [(None, 8, 16), (None, 4, 16)], ids=["all", "few"])
 @pytest.mark.parametrize("assignment", MATCHED)

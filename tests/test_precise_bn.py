@@ -497,6 +497,7 @@ def detector_run(folder: Path, added: str) -> Runner:
     return runner
 
 
+@pytest.mark.hosts
 def test_mask_rcnn_trains_the_same_and_is_evaluated_with_its_statistics(tmp_path):
     runner = detector_run(tmp_path / "with", HOOK)
     detector_run(tmp_path / "without", "")

@@ -74,6 +74,7 @@ def run_stock(config: Path, folder: Path) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.hosts
 @pytest.mark.parametrize(
     "row, metric",
     [

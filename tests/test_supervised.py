@@ -148,6 +148,7 @@ def test_labels_travel_with_their_tiles(data):
         assert torch.equal(red.round().long().flatten(), labels[index])
 
 
+@pytest.mark.hosts
 @pytest.mark.parametrize(
     "projector",
     [dict(hid_channels=32, out_channels=16), dict(type="GlobalAveragePooling")],
