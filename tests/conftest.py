@@ -177,6 +177,21 @@ def shrunk_model(**overrides) -> torch.nn.Module:
     return model
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> str:
+    """A pre-training checkpoint of a model that has seen one batch."""
+    init_default_scope("mmpretrain")
+    torch.manual_seed(0)
+    model = shrunk_model().train()
+    losses = model.loss(random_views(model))
+    sum(v for k, v in losses.items() if k.startswith("loss")).backward()
+    for weight in model.backbone.parameters():
+        weight.data -= weight.grad
+    path = tmp_path_factory.mktemp("pretrained") / "checkpoint.pth"
+    torch.save(dict(state_dict=model.state_dict(), meta={}), path)
+    return str(path)
+
+
 def random_views(model: torch.nn.Module, batch_size: int = 8, seed: int = 0) -> list:
     """Two views of random crops, through the model's own preprocessor."""
     montage = model.data_preprocessor.montage

@@ -77,7 +77,7 @@ def test_round_trip(ours, released, config, tmp_path, capsys):
 
 
 def test_on_to_the_detector(released, config, tmp_path, run_export):
-    from .test_export import small_config
+    from .detectors import small_config
 
     theirs, ours, out = (tmp_path / f"{n}.pth" for n in ("theirs", "ours", "out"))
     torch.save(dict(state_dict=released), theirs)

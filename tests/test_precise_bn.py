@@ -27,9 +27,9 @@ from mcl.preflight import adapt_to_cpu
 from precise_bn import PreciseBNHook
 
 from .conftest import SMALL_DETECTOR
+from .detectors import WIDTHS
 from .test_benchmarks import write_coco
 from .test_distributed import WORLD, free_port
-from .test_export import WIDTHS
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 

@@ -15,8 +15,8 @@ from mcl.export import ToMMDetection, export, load_weights, take_network, write_
 from mcl.preflight import adapt_to_cpu
 
 from .conftest import ROOT, random_views, shrunk_model
+from .detectors import DETECTORS
 from .test_benchmarks import shrunk, write_dataset
-from .test_export import DETECTORS
 
 TRAIN = Path(mmdet.__file__).parent / ".mim/tools/train.py"
 # Stands in the way of the package: whoever imports it, fails.

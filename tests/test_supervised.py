@@ -21,7 +21,7 @@ from mcl.models import TileClassifierHead
 from mcl.preflight import adapt_to_cpu, settle_loaders
 
 from .conftest import ROOT, SHRINK
-from .test_export import detector
+from .detectors import detector
 
 RECIPE = ROOT / "configs/mcl/mcl-sup_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 CLASSES = 3
