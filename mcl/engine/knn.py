@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..datasets.replay import ReplayableDataset
+from ..datasets.sources import IMAGE_EXTENSIONS
 from ..errors import InputError
 from ..models.losses import normalise
 from .steps import unwrap
 
-EXTENSIONS = (".jpg .jpeg .jfif .png .webp .ppm .pgm .bmp .tif .tiff").split()
 # Rows of the table of similarities that are held at a time.
 CHUNK = 1024
 
@@ -258,7 +258,7 @@ def _build(part: str, source: str | dict, size: int) -> ReplayableDataset:
                 "one for each class"
             )
         source = dict(
-            type="CustomDataset", data_root=source, extensions=tuple(EXTENSIONS)
+            type="CustomDataset", data_root=source, extensions=IMAGE_EXTENSIONS
         )
     cfg = {"pipeline": plain_pipeline(size), **source}
     try:
