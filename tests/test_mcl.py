@@ -57,7 +57,7 @@ def test_each_view_is_matched_with_the_other():
         targets = model.head.gather_targets(
             [model.target(v.canvases[:1]) for v in views],
             [v.image_index for v in views],
-        )
+        ).wait()
         by_hand = 0
         for view, other in ((0, 1), (1, 0)):
             canvases = torch.cat(views[view].canvases)

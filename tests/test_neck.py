@@ -135,12 +135,14 @@ def test_wrong_settings_are_named():
         MCLNeck(CHANNELS[1:], ratios=(1, 2, 4, 8))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("cells, canvases", [(1, 1), (1, 2), (3, 1)])
-def test_gradient_through_tiles_is_the_numerical_one(cells, canvases):
+def test_gradient_through_tiles_is_the_numerical_one(cells, canvases, layout):
     # One canvas with tiles of one cell: its gradient has strides that torch's batch
     # norm gets wrong on a CPU.
-    neck = necks()["selected"].double()
+    neck = necks()["selected"].double().to(memory_format=layout)
     feature_map = torch.randn(canvases, 8, 4 * cells, 4 * cells, dtype=torch.float64)
+    feature_map = feature_map.contiguous(memory_format=layout)
     weights = torch.randn(16 * canvases, 8, dtype=torch.float64)
 
     def function(x):

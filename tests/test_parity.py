@@ -66,7 +66,7 @@ class Released:
             targets = self.head.gather_targets(
                 [self.target.neck(self.maps[v], COUNTS) for v in (1, 2)],
                 [self.index[v] for v in (1, 2)],
-            )
+            ).wait()
         embeddings = {v: self.neck(self.maps[v], COUNTS) for v in (1, 2)}
         self.views = {
             "q": self.head.loss(embeddings[1], self.index[1], targets[1]),

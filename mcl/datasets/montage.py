@@ -163,23 +163,37 @@ def lay_tiles(tiles: Tensor, ratio: int) -> Tensor:
 
 
 def cut_tiles(canvases: Tensor, ratio: int) -> Tensor:
-    """Cut (n, C, r * h, r * w) maps into (n * r * r, C, h, w): undoes `lay_tiles`."""
+    """Cut (n, C, r * h, r * w) maps into (n * r * r, C, h, w): undoes `lay_tiles`.
+
+    The tiles lie in memory as the maps do, channels first or last.
+    """
     if ratio == 1:
         return canvases
-    if canvases.requires_grad and canvases.is_contiguous():
-        canvases.register_hook(_contiguous)
     channels, height, width = canvases.shape[1:]
+    first = canvases.is_contiguous()
+    if first:
+        canvases = _ContiguousGradient.apply(canvases)
     grid = canvases.view(-1, channels, ratio, height // ratio, ratio, width // ratio)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(
-        -1, channels, height // ratio, width // ratio
-    )
+    if first:
+        tiles = grid.permute(0, 2, 4, 1, 3, 5)
+        return tiles.reshape(-1, channels, height // ratio, width // ratio)
+    tiles = grid.permute(0, 2, 4, 3, 5, 1)
+    tiles = tiles.reshape(-1, height // ratio, width // ratio, channels)
+    return tiles.permute(0, 3, 1, 2)
 
 
-def _contiguous(gradient: Tensor) -> Tensor:
-    """Lay out a gradient as its tensor is.
+class _ContiguousGradient(torch.autograd.Function):
+    """Identity that lays out its gradient as its tensor is, channels first.
 
     Of a single canvas with tiles of one cell it comes back with permuted strides,
     for which torch's batch norm on the CPU (seen in 2.4 and 2.15) computes a wrong
     gradient. Already contiguous ones, the usual case, are not copied.
     """
-    return gradient.contiguous()
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()

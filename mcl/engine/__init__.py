@@ -1,5 +1,7 @@
+from .compiling import CompileHook
 from .guards import LoadReportHook, NonFiniteLossHook, UnreadableImageHook
 from .knn import KNNHook
+from .logs import DeferredInfoHook
 from .metrics import LevelAccuracy
 from .monitors import EmbeddingMonitorHook
 from .optim import BFloat16OptimWrapper, LARSConstructor
@@ -7,6 +9,8 @@ from .steps import IterationSeedHook, OptimStepParamSchedulerHook, TargetUpdateH
 
 __all__ = [
     "BFloat16OptimWrapper",
+    "CompileHook",
+    "DeferredInfoHook",
     "EmbeddingMonitorHook",
     "IterationSeedHook",
     "KNNHook",

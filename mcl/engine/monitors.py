@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor, nn
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..levels import level_name
 from ..models.losses import normalise
+from .logs import logging_interval
 from .steps import unwrap
 
-DEFAULT_INTERVAL = 50
 MIN_WARMUP = 500
 
 SPREAD_REMEDY = (
@@ -261,9 +261,8 @@ class EmbeddingMonitorHook(Hook):
         self.tap: Tap | None = None
 
     def before_train(self, runner: Runner) -> None:
-        loggers = [h for h in runner.hooks if isinstance(h, LoggerHook)]
         if self.interval is None:
-            self.interval = loggers[0].interval if loggers else DEFAULT_INTERVAL
+            self.interval = logging_interval(runner)
         if self.warmup is None:
             self.warmup = max(runner.max_iters // 10, MIN_WARMUP)
 

@@ -8,7 +8,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.runner.amp import autocast
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm, _InstanceNorm
 from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InputError
 from ..released import released_name
@@ -71,13 +71,32 @@ class LARSConstructor(DefaultOptimWrapperConstructor):
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Autocast to bfloat16, on any device.
+    """Autocast to bfloat16, on any device, without waiting for it.
 
     The range of bfloat16 is that of float32, so there is no loss scaler. The
-    host's ``AmpOptimWrapper`` has one, and refuses to run on a CPU.
+    host's ``AmpOptimWrapper`` has one, and refuses to run on a CPU. The norm of
+    clipped gradients stays on the device until the log asks for it.
     """
+
+    grad_norm: Tensor | None = None
 
     @contextmanager
     def optim_context(self, model: nn.Module):
         with super().optim_context(model), autocast(dtype=torch.bfloat16):
             yield
+
+    def take_grad_norm(self) -> Tensor | None:
+        """The norm before the last clipping, scalar, once."""
+        norm, self.grad_norm = self.grad_norm, None
+        return norm
+
+    def _clip_grad(self) -> None:
+        # The host's reads the norm at once.
+        weights = [
+            weight
+            for group in self.optimizer.param_groups
+            for weight in group["params"]
+            if weight.grad is not None
+        ]
+        if weights:
+            self.grad_norm = self.clip_func(weights, **self.clip_grad_kwargs)

@@ -11,7 +11,13 @@ from torch import Tensor
 from ..errors import InputError
 from ..levels import check_ratios, level_name
 from .losses import ContrastiveTerm, normalise
-from .matching import TargetQueue, Targets, gather_targets, matched_levels
+from .matching import (
+    PendingTargets,
+    TargetQueue,
+    Targets,
+    gather_targets,
+    matched_levels,
+)
 
 # Sizes of the paper; Normal std .01, biases 0.
 PREDICTOR = dict(
@@ -90,8 +96,8 @@ class MCLHead(BaseModule):
         self,
         embeddings: Sequence[Sequence[Tensor]],
         image_index: Sequence[Sequence[Tensor]],
-    ) -> list[Targets]:
-        """Each view's targets, :func:`~mcl.models.matching.gather_targets`."""
+    ) -> PendingTargets:
+        """As :func:`~mcl.models.matching.gather_targets`, of the levels read."""
         return gather_targets(embeddings, image_index, self.target_levels)
 
     def remember(self, targets: Sequence[Targets]) -> None:
@@ -111,7 +117,7 @@ class MCLHead(BaseModule):
         Args:
             embeddings: for each level (N_l, D), before the predictor.
             image_index: for each level (N_l,), the image 0..B-1 on each tile.
-            targets: of :meth:`gather_targets`.
+            targets: the other view's, of :meth:`gather_targets`.
 
         Returns:
             For each level ``loss_p5`` (weighted), and the means over the matched

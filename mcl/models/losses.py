@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from ..errors import InputError
 
@@ -49,48 +50,54 @@ def contrastive_cross_entropy(
         valid: (M,) bool, the targets that exist; None: all. The others are no
             negatives, and tiles matched with one are left out of every mean.
     """
+    keys = targets / temperature
     with torch.autocast(online.device.type, enabled=False):
-        logits = online @ (targets / temperature).t()
+        term = ContrastiveTerm(*_CrossEntropy.apply(online, keys, labels, valid))
+    return term._replace(
+        positive=term.positive * temperature, negative=term.negative * temperature
+    )
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy and its figures, with one (N, M) matrix in memory.
+
+    The logits become their own gradient in place: log-softmax and its derivative
+    by autograd would hold three such matrices.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, online: Tensor, keys: Tensor, labels: Tensor, valid: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        logits = online @ keys.t()
+        column = labels[:, None]
+        positives = logits.gather(1, column)[:, 0]
         if valid is None:
-            cross_entropy = F.cross_entropy(logits, labels)
+            others, matched = keys.sum(dim=0), torch.ones_like(positives)
+            count = logits.new_tensor(max(len(keys) - 1, 1))
         else:
-            cross_entropy = _masked_cross_entropy(logits, labels, valid)
-    with torch.no_grad():
-        figures = _figures(logits, labels, valid)
-    positive, negative, top1 = figures
-    return ContrastiveTerm(
-        cross_entropy, positive * temperature, negative * temperature, top1
-    )
+            others, matched = (keys * valid[:, None]).sum(dim=0), valid[labels].float()
+            count = (valid.sum() - 1).clamp(min=1)
+            logits.masked_fill_(~valid, -torch.inf)
+        share = matched / matched.sum().clamp(min=1)
+        negatives = (online @ others - positives) / count
+        hits = (logits.argmax(dim=1) == labels).float()
+        peaks = logits.amax(dim=1)
+        sums = logits.sub_(peaks[:, None]).exp_().sum(dim=1)
+        cross_entropy = (sums.log() + peaks - positives) @ share
+        if ctx.needs_input_grad[0]:
+            logits.mul_((share / sums)[:, None])
+            logits.scatter_add_(1, column, -share[:, None])
+            ctx.save_for_backward(logits, keys)
+        figures = (positives @ share, negatives @ share, hits @ share)
+        ctx.mark_non_differentiable(*figures)
+        return cross_entropy, *figures
 
-
-def _masked_cross_entropy(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """As ``F.cross_entropy`` on the tiles and targets that exist, of static shape."""
-    matched = valid[labels]
-    # A tile without a target gets some other label: its loss is finite, and left out.
-    labels = torch.where(matched, labels, valid.int().argmax())
-    losses = F.cross_entropy(
-        logits.masked_fill(~valid, -torch.inf), labels, reduction="none"
-    )
-    return (losses * matched).sum() / matched.sum().clamp(min=1)
-
-
-def _figures(logits: Tensor, labels: Tensor, valid: Tensor | None) -> list[Tensor]:
-    """Mean positive and negative logit and top-1, over the tiles that have a target."""
-    tiles, images = logits.shape
-    matched, present = logits.new_ones(tiles), logits.new_ones(images)
-    if valid is not None:
-        matched, present = valid[labels].float(), valid.float()
-        logits = logits.masked_fill(~valid, torch.finfo(logits.dtype).min)
-    positives = logits.gather(1, labels[:, None])[:, 0]
-    sums = torch.where(present > 0, logits, 0).sum(1) - positives
-    hits = (logits.argmax(dim=1) == labels).float()
-    count = matched.sum().clamp(min=1)
-    others = (present.sum() - 1).clamp(min=1)
-    positive, negative, top1 = (
-        torch.where(matched > 0, figure, 0).sum() / count
-        for figure in (positives, sums / others, hits)
-    )
-    return [positive, negative, top1]
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor, *_) -> tuple[Tensor | None, ...]:
+        logits, keys = ctx.saved_tensors
+        return gradient * (logits @ keys), None, None, None
 
 
 def cosine_regression(

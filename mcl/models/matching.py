@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from mmengine.dist import all_gather
+from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -74,22 +74,48 @@ def average_tiles(
     return normalise(sums), tiles > 0
 
 
+class PendingTargets:
+    """Targets on their way from the other processes; more can be computed meanwhile.
+
+    Args:
+        own: (V, L, B, D) of each view and level read, normalised.
+        present: (V, L, B) bool, whether the image was on a tile; None: always.
+    """
+
+    def __init__(self, own: Tensor, present: Tensor | None) -> None:
+        self.masked = present is not None
+        if self.masked:  # a column more spares a second call
+            own = torch.cat([own, present[..., None].to(own)], dim=-1)
+        self.parts, self.work = [own], None
+        if get_world_size() > 1:
+            self.parts = [torch.empty_like(own) for _ in range(get_world_size())]
+            self.work = torch.distributed.all_gather(self.parts, own, async_op=True)
+
+    def wait(self) -> list[Targets]:
+        """Each view's targets, process after process."""
+        if self.work is not None:
+            self.work.wait()
+        views = torch.cat(self.parts, dim=2)
+        if not self.masked:
+            return [Targets(view, None) for view in views]
+        return [Targets(view[..., :-1], view[..., -1] > 0) for view in views]
+
+
 @torch.no_grad()
 def gather_targets(
     embeddings: Sequence[Sequence[Tensor]],
     image_index: Sequence[Sequence[Tensor]],
     levels: Sequence[int],
-) -> list[Targets]:
-    """Targets of every view in the order of the images, over all processes.
+) -> PendingTargets:
+    """Begin to collect the targets of every view, in the order of the images.
+
+    One call over the processes serves all views and levels.
 
     Args:
         embeddings: for each view and level (N_l, D), as the target network gave
             them; levels beyond the last one read may be absent.
         image_index: for each view and level (N_l,), the image on each tile.
         levels: the levels that are read, L of them.
-
-    Returns:
-        For each view its targets, process after process.
     """
     batch_size = len(image_index[0][0])
     # Every process has as many tiles, so all agree on whether images may be absent.
@@ -99,12 +125,8 @@ def gather_targets(
         for view, index in zip(embeddings, image_index, strict=True)
     ]
     stacked = torch.stack([torch.stack([e for e, _ in view]) for view in own])
-    gathered = torch.cat(all_gather(stacked), dim=2)
-    if whole:
-        return [Targets(e, None) for e in gathered]
     present = torch.stack([torch.stack([v for _, v in view]) for view in own])
-    valid = torch.cat(all_gather(present.to(torch.uint8)), dim=2).bool()
-    return [Targets(e, v) for e, v in zip(gathered, valid, strict=True)]
+    return PendingTargets(stacked, None if whole else present)
 
 
 class TargetQueue(nn.Module):

@@ -1,12 +1,15 @@
 """MCL: multi-level contrastive learning for dense prediction (arXiv 2304.02010)."""
 
+import torch
 from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor
+from torch.nn import Parameter
 
 from ..datasets.montage import View
 from ..errors import InputError
+from .early import differentiate_early
 from .neck import embed_canvases
 from .target import TargetNetwork
 
@@ -24,6 +27,11 @@ class MCL(BaseSelfSupervisor):
         neck: config of :class:`MCLNeck`.
         head: config of :class:`MCLHead`.
         base_momentum: see :class:`TargetNetwork`.
+        channels_last: whether weights and maps lie channel after channel of a pixel,
+            which convolutions in bfloat16 and float16, and those of CPUs, prefer.
+        early_backward: whether view 1's gradient is computed before view 2's
+            forward, so that the activations of one view only are held; it costs one
+            more set of gradients. Not with float16, whose loss scale comes later.
         **kwargs: passed to MMPretrain's ``BaseSelfSupervisor``.
     """
 
@@ -33,11 +41,16 @@ class MCL(BaseSelfSupervisor):
         neck: dict,
         head: dict,
         base_momentum: float = 0.01,
+        channels_last: bool = False,
+        early_backward: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(backbone=backbone, neck=neck, head=head, **kwargs)
         self._check_ratios()
+        self.early_backward = early_backward
         self.target = TargetNetwork(self.backbone, self.neck, base_momentum)
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
 
     def _check_ratios(self) -> None:
         montage = getattr(self.data_preprocessor, "montage", None)
@@ -86,17 +99,25 @@ class MCL(BaseSelfSupervisor):
             to log, their mean over both views (:meth:`MCLHead.loss`).
         """
         index = [view.image_index for view in inputs]
-        targets = self.head.gather_targets([self._targets(v) for v in inputs], index)
-        per_view = []
-        for view, other in zip(inputs, reversed(targets), strict=True):
+        pending = self.head.gather_targets([self._targets(v) for v in inputs], index)
+        per_view, targets = [], None
+        for number, view in enumerate(inputs):
             embeddings = embed_canvases(self.backbone, self.neck, view.canvases)
-            per_view.append(self.head.loss(embeddings, view.image_index, other))
+            # The first view's forward ran while targets came from other processes.
+            targets = targets or pending.wait()
+            losses = self.head.loss(embeddings, view.image_index, targets[1 - number])
+            if self.early_backward and number == 0 and torch.is_grad_enabled():
+                losses = differentiate_early(losses, self._trained_weights())
+            per_view.append(losses)
         self.head.remember(targets)
         losses = {}
         for name in per_view[0]:
             both = per_view[0][name] + per_view[1][name]
             losses[name] = both if name.startswith("loss") else both / 2
         return losses
+
+    def _trained_weights(self) -> list[Parameter]:
+        return [weight for weight in self.parameters() if weight.requires_grad]
 
     def _targets(self, view: View) -> tuple[Tensor, ...]:
         """Target embeddings (N_l, D) of the levels that the assignment reads."""

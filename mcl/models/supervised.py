@@ -114,10 +114,16 @@ class MCLSupervised(BaseSelfSupervisor):
         neck: config of :class:`MCLNeck`; ``projector=dict(type=
             "GlobalAveragePooling")`` classifies the pooled features instead.
         head: config of :class:`TileClassifierHead`.
+        channels_last: as of :class:`MCL`.
         **kwargs: passed to MMPretrain's ``BaseSelfSupervisor``.
     """
 
     looked_at_labels = False
+
+    def __init__(self, *args, channels_last: bool = False, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
 
     def loss(
         self, inputs: list[View], data_samples: list[DataSample] | None = None

@@ -1,0 +1,66 @@
+"""The gradient of some losses before the rest of the step has run."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..errors import InputError
+
+
+class _Differentiated(torch.autograd.Function):
+    """A loss whose gradient is known, so that its graph need not live on.
+
+    Backward hands the gradients on, times that of the loss. Loss scaling,
+    accumulation and the distributed wrapper therefore work as on any other loss.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, loss: Tensor, gradients: Sequence[Tensor | None], *weights: Tensor
+    ) -> Tensor:
+        ctx.gradients = gradients
+        return loss.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, scale: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        given = [None if g is None else g.mul_(scale) for g in gradients]
+        return None, None, *given
+
+
+def differentiate_early(
+    losses: dict[str, Tensor], weights: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Compute the losses' gradient now; free what it needed.
+
+    Args:
+        losses: those named ``loss*`` are differentiated, summed as the host will.
+        weights: what the gradient is taken of.
+
+    Returns:
+        ``losses`` of the same values. The first one carries the gradient of their
+        sum, so they serve only where they are added with one common factor.
+
+    Raises:
+        InputError: under autocast to float16, whose small gradients need the loss
+            scale.
+    """
+    device = next(iter(losses.values())).device.type
+    if torch.is_autocast_enabled(device) and (
+        torch.get_autocast_dtype(device) == torch.float16
+    ):
+        raise InputError(
+            "model.early_backward=True: float16 scales the loss after both views; "
+            "train in bfloat16 (optim_wrapper.type='BFloat16OptimWrapper') or switch "
+            "it off"
+        )
+    names = [name for name in losses if name.startswith("loss")]
+    gradients = torch.autograd.grad(
+        sum(losses[name] for name in names), weights, allow_unused=True
+    )
+    known = {name: value.detach() for name, value in losses.items()}
+    known[names[0]] = _Differentiated.apply(known[names[0]], gradients, *weights)
+    return known

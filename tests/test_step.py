@@ -1,0 +1,255 @@
+"""How a step is computed: layout, early gradient, compiled parts, what it waits for."""
+
+import copy
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mcl.engine import BFloat16OptimWrapper, DeferredInfoHook
+from mcl.engine.compiling import CompileHook, compile_parts
+from mcl.errors import InputError
+from mcl.models.losses import contrastive_cross_entropy, normalise
+
+from .conftest import random_views, shrunk_model
+
+
+def gradients(model: nn.Module, views: list) -> tuple[dict, dict]:
+    """Losses and gradients of a step whose loss is scaled, as in accumulation."""
+    model.zero_grad()
+    losses = model.loss(views)
+    total, _ = model.parse_losses(losses)
+    (total / 4).backward()
+    grads = {n: w.grad for n, w in model.named_parameters() if w.requires_grad}
+    return {k: v.detach() for k, v in losses.items()}, grads
+
+
+def assert_equal(one: dict, other: dict, scale: float = 1.0) -> None:
+    """Gradients that stand before a BN are rounding noise: compare with the largest."""
+    assert one.keys() == other.keys()
+    largest = max(v.abs().max() for v in one.values()) * scale
+    for name, value in one.items():
+        assert torch.allclose(value, other[name], rtol=1e-3, atol=1e-4 * largest), name
+
+
+# --- the loss
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient_of_the_loss_is_that_of_autograd(masked):
+    torch.manual_seed(0)
+    targets, labels = normalise(torch.randn(7, 5)), torch.randint(0, 7, (12,))
+    online = normalise(torch.randn(12, 5)).requires_grad_()
+    valid = torch.ones(7, dtype=torch.bool)
+    valid[[1, 4]] = not masked
+    term = contrastive_cross_entropy(
+        online, targets, labels, 0.2, valid if masked else None
+    )
+    (got,) = torch.autograd.grad(3 * term.cross_entropy, online)
+    logits = (online @ targets.t() / 0.2).masked_fill(~valid, -torch.inf)
+    kept = valid[labels]
+    plain = F.cross_entropy(logits[kept], labels[kept])
+    (expected,) = torch.autograd.grad(3 * plain, online)
+    assert term.cross_entropy.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert torch.allclose(got, expected, atol=1e-6)
+    assert not any(t.requires_grad for t in term[1:])
+
+
+class Matrices(TorchDispatchMode):
+    """Counts float matrices of a shape that get memory of their own."""
+
+    def __init__(self, shape: tuple) -> None:
+        super().__init__()
+        self.shape, self.memory, self.held = shape, set(), []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for t in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(t, torch.Tensor) and tuple(t.shape) == self.shape:
+                if t.is_floating_point():
+                    self.held.append(t)  # or its memory would be given out again
+                    self.memory.add(t.data_ptr())
+        return result
+
+
+def test_one_matrix_of_logits():
+    online = normalise(torch.randn(64, 5)).requires_grad_()
+    targets, valid = normalise(torch.randn(48, 5)), torch.arange(48) > 3
+    with Matrices((64, 48)) as counter:
+        contrastive_cross_entropy(
+            online, targets, torch.arange(64) % 48, 0.2, valid
+        ).cross_entropy.backward()
+    assert len(counter.memory) == 1
+
+
+# --- the early gradient
+
+
+@pytest.mark.parametrize("assignment", ["image", "all"])
+def test_early_backward_changes_no_gradient(assignment):
+    torch.manual_seed(0)
+    plain = shrunk_model(**{"head.assignment": assignment}).train()
+    early = copy.deepcopy(plain)
+    early.early_backward = True
+    views = random_views(plain)
+    losses, grads = gradients(plain, views)
+    early_losses, early_grads = gradients(early, views)
+    assert_equal(losses, early_losses)
+    assert_equal(grads, early_grads)
+
+
+def test_early_backward_under_bfloat16_autocast():
+    """Autocast keeps the weights that it has cast for the second view."""
+    torch.manual_seed(0)
+    plain = shrunk_model().train()
+    early = copy.deepcopy(plain)
+    early.early_backward = True
+    views = random_views(plain)
+    found = []
+    for model in (plain, early):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses = model.loss(views)
+        sum(v for k, v in losses.items() if k.startswith("loss")).backward()
+        weight = model.neck.fpn_convs[0].conv.weight
+        found.append(weight.grad.flatten())
+    assert F.cosine_similarity(*found, dim=0) > 0.99
+    assert found[0].norm() == pytest.approx(found[1].norm().item(), rel=0.05)
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_early_backward_frees_the_first_view(early):
+    model = shrunk_model(early_backward=early).train()
+    views = []
+
+    def keep(module, inputs, outputs):
+        if outputs[0].requires_grad:
+            views.append(weakref.ref(outputs[0]))
+
+    model.backbone.register_forward_hook(keep)
+    losses = model.loss(random_views(model))
+    assert [found() is not None for found in views] == [not early, True]
+    assert losses["loss_p5"].requires_grad
+
+
+def test_early_backward_refuses_float16():
+    model = shrunk_model(early_backward=True).train()
+    with (
+        torch.autocast("cpu", dtype=torch.float16),
+        pytest.raises(InputError, match="early_backward.*BFloat16OptimWrapper"),
+    ):
+        model.loss(random_views(model))
+
+
+def test_early_backward_without_gradient():
+    model = shrunk_model(early_backward=True).train()
+    with torch.no_grad():
+        assert model.loss(random_views(model))["loss_p5"].isfinite()
+
+
+# --- layout
+
+
+def test_channels_last_changes_no_figure_and_copies_no_map():
+    torch.manual_seed(0)
+    plain = shrunk_model().train()
+    last = shrunk_model(channels_last=True).train()
+    last.load_state_dict(plain.state_dict())
+    views = random_views(plain)
+    losses, grads = gradients(plain, views)
+    given = []
+    for part in (last.backbone, last.neck, last.target):
+        for name, module in part.named_modules():
+            if isinstance(module, nn.Conv2d) and not name.endswith("conv1"):
+                module.register_forward_pre_hook(lambda m, x: given.append(x[0]))
+    last_losses, last_grads = gradients(last, views)
+    assert_equal(losses, last_losses)
+    assert_equal(grads, last_grads)
+    assert given
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in given)
+
+
+# --- torch.compile
+
+
+def test_compiled_parts_compute_the_same():
+    torch.manual_seed(0)
+    plain = shrunk_model().train()
+    compiled = copy.deepcopy(plain)
+    names = list(compiled.state_dict())
+    compile_parts(compiled, backend="aot_eager")
+    assert list(compiled.state_dict()) == names
+    views = random_views(plain)
+    seen = []
+    compiled.neck.register_forward_hook(lambda *args: seen.append(True))
+    (losses, grads), (others, other_grads) = (
+        gradients(model, views) for model in (plain, compiled)
+    )
+    assert len(seen) == 2
+    assert_equal(losses, others)
+    assert_equal(grads, other_grads)
+    CompileHook().after_train(SimpleNamespace(model=compiled))
+    assert "forward" not in vars(compiled.backbone)
+
+
+def test_compiling_names_the_module_that_is_not_there():
+    with pytest.raises(InputError, match="'bakbone'"):
+        compile_parts(shrunk_model(), ("bakbone",))
+
+
+# --- what the log reads
+
+
+class OnDevice(torch.Tensor):
+    """A number that says it lies on an accelerator, and counts who reads it."""
+
+    reads = 0
+
+    @property
+    def device(self):
+        return torch.device("cuda")
+
+    def item(self):
+        OnDevice.reads += 1
+        return super().item()
+
+
+def test_figures_are_read_once_per_line_of_the_log(monkeypatch):
+    hub = MessageHub("deferred")
+    runner = SimpleNamespace(message_hub=hub, optim_wrapper=None, hooks=[], iter=0)
+    monkeypatch.setattr("mcl.engine.logs.DEFAULT_INTERVAL", 3)
+    hook = DeferredInfoHook()
+    stored = []
+    for runner.iter in range(7):
+        number = torch.tensor(float(runner.iter)).as_subclass(OnDevice)
+        hook.after_train_iter(runner, 0, None, dict(loss=number, plain=1.0))
+        history = hub.log_scalars.get("train/loss")
+        stored.append(0 if history is None else len(history.data[0]))
+    assert stored == [0, 0, 3, 3, 3, 6, 6]
+    checkpoint = dict(message_hub={})
+    hook.before_save_checkpoint(runner, checkpoint)
+    values = checkpoint["message_hub"]["log_scalars"]["train/loss"].data[0]
+    assert values.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert OnDevice.reads == 0
+
+
+def test_bfloat16_clips_as_the_host_does_and_reads_later():
+    torch.manual_seed(0)
+    weights = [nn.Parameter(torch.randn(9)) for _ in range(2)]
+    norms = []
+    for kind, weight in zip((OptimWrapper, BFloat16OptimWrapper), weights, strict=True):
+        weight.data = torch.arange(9.0)
+        wrapper = kind(
+            optimizer=torch.optim.SGD([weight], lr=0.1), clip_grad=dict(max_norm=1)
+        )
+        wrapper.update_params((weight**2).sum())
+        norms.append(wrapper.message_hub.log_scalars.get("train/grad_norm"))
+    assert torch.equal(*weights)
+    norm = wrapper.take_grad_norm()
+    assert norm.item() == pytest.approx(2 * torch.arange(9.0).norm().item())
+    assert wrapper.take_grad_norm() is None
