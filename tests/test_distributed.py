@@ -21,8 +21,12 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-# The paper's head, and one that reads every level's targets and remembers them.
-HEADS = ({}, {"head.assignment": "all", "head.queue": 24})
+# The paper's, and one that reads every level's targets, remembers them, and computes
+# the first view's gradient early.
+HEADS = (
+    {},
+    {"head.assignment": "all", "head.queue": 24, "early_backward": True},
+)
 
 
 def model_and_views(head: dict):

@@ -7,6 +7,7 @@ ratios = (1, 2, 4, 8)
 model = dict(
     _delete_=True,
     type="MCLSupervised",
+    channels_last=True,
     data_preprocessor=dict(
         type="MCLDataPreprocessor",
         montage=dict(type="Montage", size=224, ratios=ratios),

@@ -17,6 +17,6 @@ model = dict(
     ),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )
-optim_wrapper = dict(type="AmpOptimWrapper", dtype="bfloat16", loss_scale=1.0)
+optim_wrapper = dict(type="BFloat16OptimWrapper")
 default_hooks = dict(checkpoint=dict(interval=3120))  # 10 epochs
 auto_scale_lr = dict(base_batch_size=4096)  # 32 x 128 per iteration

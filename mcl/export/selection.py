@@ -104,7 +104,7 @@ def _number(name: str, tensor: Tensor) -> Tensor:
             f"{name} is not finite: that training has diverged; give an earlier "
             "checkpoint"
         )
-    return tensor.float()
+    return tensor.float().contiguous()  # training may keep channels last
 
 
 def _unseen(weights: Mapping[str, Tensor]) -> list[str]:

@@ -6,6 +6,8 @@ model = dict(
     type="MCL",
     # weight of the new value at the first update (paper: 0.99 kept), to 0 by cosine
     base_momentum=0.01,
+    # how weights and maps lie in memory; the figures are the same
+    channels_last=True,
     data_preprocessor=dict(
         type="MCLDataPreprocessor",
         montage=dict(type="Montage", size=size, ratios=ratios),

@@ -1,0 +1,18 @@
+# The paper's 4096 images per step, and so its negatives, on 8 GPUs x 512: bfloat16,
+# and the activations of one view at a time.
+_base_ = "mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
+
+batch_size = 512
+model = dict(early_backward=True)  # not with float16
+train_dataloader = dict(
+    batch_size=batch_size, num_workers=16, sampler=dict(batch_size=batch_size)
+)
+optim_wrapper = dict(
+    _delete_=True,
+    type="BFloat16OptimWrapper",
+    constructor="LARSConstructor",
+    # lr 16 = 4096 images / 256
+    optimizer=dict(type="LARS", lr=16.0, momentum=0.9, weight_decay=1e-5, eta=1e-3),
+    paramwise_cfg=dict(lars_exclude="norm_and_bias"),
+    clip_grad=dict(max_norm=500),
+)
