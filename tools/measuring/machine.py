@@ -35,17 +35,17 @@ def describe(device: str) -> dict:
     return found
 
 
-def _cpu() -> tuple[str, list[str]]:
+def _cpu() -> tuple[str, str]:
     info = Path("/proc/cpuinfo")
     if not info.is_file():
-        return platform.processor() or platform.machine(), []
+        return platform.processor() or platform.machine(), ""
     fields = {}
     for line in info.read_text().splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
     flags = fields.get("flags", "").split()
     name = fields.get("model name", platform.machine())
-    return name, [flag for flag in CPU_FLAGS if flag in flags]
+    return name, " ".join(flag for flag in CPU_FLAGS if flag in flags)
 
 
 @cache

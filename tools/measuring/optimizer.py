@@ -133,11 +133,12 @@ def _seconds(side: Ours | Hosts, device: str) -> dict[str, float]:
 
 
 def _difference(one: nn.Module, other: nn.Module) -> float:
-    """Largest difference of two models' weights, by the largest of each tensor."""
+    """Largest difference of trained weights, by the largest of each tensor."""
     most = 0.0
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
-        scale = a.detach().abs().max().clamp(min=1e-12)
-        most = max(most, float((a - b).detach().abs().max() / scale))
+        if a.requires_grad:
+            gap, scale = (a - b).abs().max(), a.abs().max().clamp(min=1e-12)
+            most = max(most, float((gap / scale).detach()))
     return most
 
 

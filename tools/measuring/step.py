@@ -16,7 +16,7 @@ from torch import nn
 
 from mcl.errors import InputError
 
-from .count import count_multiply_adds
+from .count import Count, count_work
 from .machine import matmul_peak, synchronise
 from .meter import Meter, metered
 from .noise import hand_on, random_batch
@@ -24,6 +24,7 @@ from .report import RATIO, Column, Report, ratio_to
 from .variants import Variant, precision
 
 PARTS = ("forward", "backward", "optimizer", "target_update")
+COUNTED = ("forward", "target", "backward")
 # Optimizer steps of the averaging's schedule where a config does not tell.
 TOTAL_STEPS = 31200
 # Steps before the clock starts: compilers, and cuDNN's choice of algorithms.
@@ -143,7 +144,7 @@ def compare_steps(variants: Sequence[Variant], batch: int, pairs: int) -> Report
     """
     if pairs < 1:
         raise InputError(f"--pairs {pairs}: give 1 or more")
-    counts = [count_multiply_adds(v, batch) for v in variants]
+    counts = [count_work(v, batch) for v in variants]
     steps = [Step(v, batch) for v in variants]
     for step in steps:
         step.warm_up()
@@ -184,11 +185,11 @@ COLUMNS = (
 )
 
 
-def _row(step: Step, seconds: list[dict], count: dict[str, float]) -> dict:
+def _row(step: Step, seconds: list[dict], count: Count) -> dict:
     """Figures of a variant; its seconds are those of the median step."""
     middle = statistics.median_low([s["total"] for s in seconds])
     chosen = next(s for s in seconds if s["total"] == middle)
-    flops = 2 * count["total"] * step.batch / middle
+    flops = 2 * count.total * step.batch / middle
     peak = matmul_peak(step.device, step.dtype)
     return dict(
         name=step.variant.name,
@@ -196,8 +197,8 @@ def _row(step: Step, seconds: list[dict], count: dict[str, float]) -> dict:
         compile=step.variant.compile,
         **chosen,
         images_per_second=step.batch / middle,
-        giga_mac_per_image=count["total"] / 1e9,
-        giga_mac_parts={k: v / 1e9 for k, v in count.items() if k != "total"},
+        giga_mac_per_image=count.total / 1e9,
+        giga_mac_parts={p: getattr(count, p) / 1e9 for p in COUNTED},
         tera_flops=flops / 1e12,
         matmul_peak_tera_flops=peak / 1e12,
         share_of_peak=flops / peak,
