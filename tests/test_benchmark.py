@@ -11,6 +11,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mcl.errors import InputError
+from mcl.preflight import datasets
 
 from .conftest import (
     PRETRAINING,
@@ -342,7 +343,7 @@ def test_a_table_lines_up():
         (("data", TINY, "--pairs", 0), "--pairs 0"),
         (("optimizer", TINY), "its optimizer is SGD; give one with LARS"),
         (("loop", TINY, "--iters", 2), "--iters 2: give 3 or more"),
-        (("scale", TINY, "--processes", 0), "--processes 0"),
+        (("scale", TINY, "--processes", 0), "--processes 0: give 1 or more"),
     ],
 )
 def test_what_is_wrong_is_said_in_words(args, said):
@@ -357,3 +358,21 @@ def test_too_few_images(tmp_path):
         args = (command, TINY, "--images", tmp_path, "--batch", 3, "--device", "cpu")
         with pytest.raises(InputError, match="its 2 images are fewer than one batch"):
             run_main("tools/benchmark.py", *args)
+
+
+def test_a_device_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="--device cuda: torch finds no GPU"):
+        run_main("tools/benchmark.py", "count", TINY, "--device", "cuda")
+
+
+def test_all_sources_of_a_config_read_the_folder(tmp_path):
+    cfg = Config.fromfile(
+        ROOT / "configs/mcl/mcl_resnet50-fpn_32xb128-amp-coslr-31k_coco-unlabeled.py"
+    )
+    data.read_folder(cfg, str(tmp_path))
+    found = list(datasets(cfg.train_dataloader.dataset))
+    assert len(found) == 2
+    for dataset in found:
+        assert (dataset.type, dataset.data_root) == ("CustomDataset", str(tmp_path))
+        assert dataset.pipeline[1].type == "MultiLevelViews" and not dataset.with_label

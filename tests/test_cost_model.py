@@ -1,4 +1,4 @@
-"""docs/cost.md holds what tools/cost_model.py computes, and that is plain arithmetic."""
+"""docs/cost.md holds what tools/cost_model.py computes, in plain arithmetic."""
 
 import copy
 import importlib

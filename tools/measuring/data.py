@@ -116,8 +116,8 @@ def byol(cfg: Config) -> None:
         montage=dict(type="Montage", size=size, ratios=ratios),
         num_views=views,
     )
-    innermost = next(datasets(cfg.train_dataloader.dataset))
-    innermost.pipeline = byol_pipeline(size, ratios, views)
+    for innermost in datasets(cfg.train_dataloader.dataset):
+        innermost.pipeline = byol_pipeline(size, ratios, views)
 
 
 def compare_data(

@@ -22,18 +22,19 @@ def read_folder(cfg: Config, folder: str, with_label: bool | None = None) -> Non
     """
     if not Path(folder).is_dir():
         raise InputError(f"--images {folder}: there is no such folder")
-    innermost = next(datasets(cfg.train_dataloader.dataset))
-    if with_label is None:
-        with_label = bool(innermost.get("with_label"))
-    found = ConfigDict(
-        type="CustomDataset",
-        data_root=str(Path(folder).resolve()),
-        with_label=with_label,
-        extensions=IMAGE_EXTENSIONS,
-        pipeline=innermost.pipeline,
-    )
-    innermost.clear()
-    innermost.update(found)
+    for innermost in list(datasets(cfg.train_dataloader.dataset)):
+        labelled = (
+            bool(innermost.get("with_label")) if with_label is None else with_label
+        )
+        found = ConfigDict(
+            type="CustomDataset",
+            data_root=str(Path(folder).resolve()),
+            with_label=labelled,
+            extensions=IMAGE_EXTENSIONS,
+            pipeline=innermost.pipeline,
+        )
+        innermost.clear()
+        innermost.update(found)
 
 
 def check_number(folder: str, batch: int) -> None:

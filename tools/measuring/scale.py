@@ -28,11 +28,14 @@ def scale(
         batch: images where levels and processes are varied.
 
     Raises:
-        InputError: for more processes than there are GPUs.
+        InputError: for no processes, or more than there are GPUs.
     """
-    most = torch.cuda.device_count() if variant.device == "cuda" else max(processes)
-    if min(processes) < 1 or max(processes) > most:
-        raise InputError(f"--processes {max(processes)}: there are {most} GPUs")
+    if min(processes) < 1:
+        raise InputError(f"--processes {min(processes)}: give 1 or more")
+    if variant.device == "cuda" and max(processes) > torch.cuda.device_count():
+        raise InputError(
+            f"--processes {max(processes)}: there are {torch.cuda.device_count()} GPUs"
+        )
     ratios = variant.load().model.data_preprocessor.montage.get("ratios", (1, 2, 4, 8))
     names = ["-".join(map(str, ratios[: n + 1])) for n in range(len(ratios))]
     rows = [
