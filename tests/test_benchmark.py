@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 
 import numpy as np
@@ -34,9 +35,9 @@ def load(name: str):
     return importlib.import_module(name)
 
 
-count, data, machine, memory, meter, report, scale, step, variants = (
-    load(f"measuring.{name}")
-    for name in "count data machine memory meter report scale step variants".split()
+NAMES = "count data fresh machine memory meter report scale step variants"
+count, data, fresh, machine, memory, meter, report, scale, step, variants = (
+    load(f"measuring.{name}") for name in NAMES.split()
 )
 BATCH = 8
 
@@ -204,7 +205,12 @@ def test_what_autograd_keeps():
     torch.testing.assert_close(weight.grad, *expected)
 
 
-def test_memory_of_a_fresh_process(recipe, benchmark):
+def test_a_fresh_process_is_another_one():
+    assert fresh.run_fresh(os.getpid) != os.getpid()
+
+
+def test_memory_of_a_step(recipe, benchmark, monkeypatch):
+    monkeypatch.setattr(memory, "run_fresh", lambda function, *args: function(*args))
     found, printed = benchmark("memory", recipe, "--batch", BATCH, "--amp", "none")
     (row,) = found["rows"]
     parts = [row[field] for field in memory.FIELDS[1:]]

@@ -56,9 +56,11 @@ def count_work(variant: Variant, batch: int) -> Count:
     wrapper = OptimWrapper(torch.optim.SGD(weights, lr=0.0))
     data = random_batch(model, batch, "meta")
     with ExitStack() as stack:
-        # Autocast does not know the device `meta`.
+        # Autocast does not know the device `meta`, nor does the checkpointing of torch
+        # 2.4, which looks for a module of that name.
         for patch in (
             mock.patch("torch.autocast", lambda *_, **__: nullcontext()),
+            mock.patch.object(torch, "meta", torch.cpu, create=True),
             mock.patch.object(model.data_preprocessor, "forward", hand_on),
         ):
             stack.enter_context(patch)
