@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 import sys
 
 import numpy as np
@@ -35,8 +34,8 @@ def load(name: str):
     return importlib.import_module(name)
 
 
-NAMES = "count data fresh machine memory meter report scale step variants"
-count, data, fresh, machine, memory, meter, report, scale, step, variants = (
+NAMES = "count data machine memory meter report scale step variants"
+count, data, machine, memory, meter, report, scale, step, variants = (
     load(f"measuring.{name}") for name in NAMES.split()
 )
 BATCH = 8
@@ -205,12 +204,7 @@ def test_what_autograd_keeps():
     torch.testing.assert_close(weight.grad, *expected)
 
 
-def test_a_fresh_process_is_another_one():
-    assert fresh.run_fresh(os.getpid) != os.getpid()
-
-
-def test_memory_of_a_step(recipe, benchmark, monkeypatch):
-    monkeypatch.setattr(memory, "run_fresh", lambda function, *args: function(*args))
+def test_memory_of_a_step(recipe, benchmark):
     found, printed = benchmark("memory", recipe, "--batch", BATCH, "--amp", "none")
     (row,) = found["rows"]
     parts = [row[field] for field in memory.FIELDS[1:]]
