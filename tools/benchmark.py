@@ -1,163 +1,200 @@
-"""Measure a training step: `selected` against `full` computation.
+"""Measure pre-training configs on this machine.
 
-    python tools/benchmark.py time   [--batch 16] [--pairs 5]
-    python tools/benchmark.py memory [--batch 16]
-    python tools/benchmark.py count  [--batch 128]
+    python tools/benchmark.py step      CONFIG [--variant NAME KEY=VALUE ...] ...
+    python tools/benchmark.py memory    CONFIG [--variant NAME KEY=VALUE ...] ...
+    python tools/benchmark.py count     CONFIG [--variant NAME KEY=VALUE ...] ...
+    python tools/benchmark.py scale     CONFIG [--batches 8 16] [--processes 1 2]
+    python tools/benchmark.py data      CONFIG [--variant ...] [--images DIR]
+    python tools/benchmark.py optimizer CONFIG
+    python tools/benchmark.py loop      CONFIG [--images DIR] [--iters 30]
 
-`time` runs both in turn, on this machine's device, and gives the median of the
-pairs' ratios. `memory` takes the peak resident memory of a fresh process less
-that before its first step. `count` counts multiply-adds without computing.
-A step is forward of both views, backward, SGD and the target's update.
+Each prints a table and, with --json FILE, writes it with every single measurement.
+Several variants are measured in turn, pair by pair, and compared with the first.
+KEY=VALUE are options of the config as after --cfg-options, or amp=none|bfloat16|
+float16, compile=True, config=OTHER.py, which say how or what to run:
+
+    python tools/benchmark.py step CONFIG --amp none \\
+        --variant full model.neck.computation=full --variant selected \\
+        --variant selected-bf16 amp=bfloat16
 """
 
 import argparse
-import gc
 import json
 import logging
-import resource
-import statistics
-import subprocess
-import sys
-import time
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
-from unittest import mock
 
 import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from mmpretrain.registry import MODELS
-from torch.utils.flop_counter import FlopCounterMode
+from measuring.count import compare_counts
+from measuring.data import compare_data
+from measuring.loop import measure_loop
+from measuring.machine import describe
+from measuring.memory import compare_memory
+from measuring.optimizer import compare_optimizers
+from measuring.report import Report
+from measuring.scale import scale
+from measuring.step import compare_steps
+from measuring.variants import AMP, check_device, make_variants
+from mmengine.config import DictAction
 
-import mcl
-from mcl.datasets import View
-
-CONFIG = "configs/mcl/mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
-COMPUTATIONS = ("full", "selected")
-
-
-class Step:
-    """One training step of a config's model on random canvases."""
-
-    def __init__(self, computation: str, batch: int, device: str) -> None:
-        cfg = Config.fromfile(Path(mcl.__file__).parents[1] / CONFIG)
-        init_default_scope("mmpretrain")
-        cfg.model.neck.computation = computation
-        self.model = MODELS.build(cfg.model).to(device).train()
-        weights = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(weights, lr=1e-3, momentum=0.9)
-        self.device = device
-        self.views = [self.random_view(batch) for _ in range(2)]
-
-    def random_view(self, batch: int) -> View:
-        montage = self.model.data_preprocessor.montage
-        counts = montage.num_canvases(batch)
-        side = montage.size
-        canvases = [torch.randn(n, 3, side, side, device=self.device) for n in counts]
-        index = [
-            torch.arange(n * r * r, device=self.device) % batch
-            for n, r in zip(counts, montage.ratios, strict=True)
-        ]
-        return View(canvases, index)
-
-    def forward_backward(self) -> None:
-        losses = self.model.loss(self.views)
-        sum(v for k, v in losses.items() if k.startswith("loss")).backward()
-
-    def __call__(self) -> float:
-        """Seconds of one step."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        self.forward_backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.model.update_target(100)
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter() - start
+from mcl.errors import InputError, exit_in_words
 
 
-def measure_time(args: argparse.Namespace) -> dict:
-    steps = {c: Step(c, args.batch, args.device) for c in COMPUTATIONS}
-    for step in steps.values():
-        step()
-    seconds = {c: [] for c in COMPUTATIONS}
-    for _ in range(args.pairs):
-        for computation, step in steps.items():
-            seconds[computation].append(step())
-            gc.collect()
-    ratios = [f / s for f, s in zip(seconds["full"], seconds["selected"], strict=True)]
-    return dict(
-        seconds={c: [round(t, 2) for t in ts] for c, ts in seconds.items()},
-        ratio=round(statistics.median(ratios), 2),
-        ratios=[round(r, 2) for r in ratios],
+def run_step(args: argparse.Namespace) -> Report:
+    return compare_steps(make_variants(args), args.batch, args.pairs)
+
+
+def run_memory(args: argparse.Namespace) -> Report:
+    return compare_memory(make_variants(args), args.batch)
+
+
+def run_count(args: argparse.Namespace) -> Report:
+    return compare_counts(make_variants(args), args.batch)
+
+
+def run_scale(args: argparse.Namespace) -> Report:
+    variant = make_variants(args)[0]
+    return scale(variant, args.batches, args.processes, args.batch)
+
+
+def run_data(args: argparse.Namespace) -> Report:
+    variants = make_variants(args)
+    return compare_data(variants, args.images, args.number, args.batch, args.pairs)
+
+
+def run_optimizer(args: argparse.Namespace) -> Report:
+    return compare_optimizers(make_variants(args)[0], args.pairs)
+
+
+def run_loop(args: argparse.Namespace) -> Report:
+    variant = make_variants(args)[0]
+    return measure_loop(variant, args.images, args.iters, args.batch)
+
+
+def add_common(parser: argparse.ArgumentParser, amp: bool) -> None:
+    """Arguments of every sub-command."""
+    parser.add_argument("config", help="config file of a pre-training")
+    parser.add_argument(
+        "--device",
+        choices=["cpu", "cuda"],
+        default=None,
+        help="by default what is there",
+    )
+    parser.add_argument("--json", help="file to write all measurements into")
+    parser.add_argument(
+        "--cfg-options",
+        nargs="+",
+        action=DictAction,
+        help="overrides, for all variants",
+    )
+    if amp:
+        parser.add_argument(
+            "--amp",
+            choices=AMP,
+            default="config",
+            help="mixed precision (the config's)",
+        )
+
+
+def add_variants(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--variant",
+        nargs="+",
+        action="append",
+        metavar=("NAME", "KEY=VALUE"),
+        help="the config with options, under a name; the first one is the baseline",
     )
 
 
-def measure_memory(args: argparse.Namespace) -> dict:
-    """Peak memory of a step in MiB, each in a process of its own."""
-    peak = {}
-    for computation in COMPUTATIONS:
-        command = [sys.executable, __file__, "_peak", "--batch", str(args.batch)]
-        command += ["--device", args.device, "--computation", computation]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peak[computation] = json.loads(done.stdout.splitlines()[-1])["mib"]
-    ratio = round(peak["selected"] / peak["full"], 2)
-    return dict(mib=peak, ratio=ratio)
-
-
-def measure_peak(args: argparse.Namespace) -> dict:
-    step = Step(args.computation, args.batch, args.device)
-    if args.device == "cuda":
-        before = torch.cuda.memory_allocated()
-        step()
-        return dict(mib=round((torch.cuda.max_memory_allocated() - before) / 2**20))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return dict(mib=round((after - before) / 1024))
-
-
-def measure_count(args: argparse.Namespace) -> dict:
-    """Multiply-adds per image of forward and backward, in units of 1e9."""
-    counts = {}
-    for computation in COMPUTATIONS:
-        # Tensors on `meta` have shapes and no numbers; autocast does not know it.
-        step = Step(computation, args.batch, "meta")
-        no_autocast = mock.patch("torch.autocast", lambda *_, **__: nullcontext())
-        with no_autocast, FlopCounterMode(display=False) as counter:
-            step.forward_backward()
-        counts[computation] = counter.get_total_flops() / 2 / args.batch / 1e9
-    ratio = counts["full"] / counts["selected"]
-    return dict(
-        giga_mac_per_image={c: round(n, 1) for c, n in counts.items()},
-        ratio=round(ratio, 2),
+def add_compile(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--compile", action="store_true", help="compile backbone and neck"
     )
 
 
-MEASURES = dict(
-    time=measure_time, memory=measure_memory, count=measure_count, _peak=measure_peak
-)
+def add_number(parser: argparse.ArgumentParser, name: str, default, text: str) -> None:
+    shown = f" ({default})" if default is not None else ""
+    parser.add_argument(name, type=int, default=default, help=text + shown)
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("measure", choices=MEASURES, metavar="time|memory|count")
-    parser.add_argument("--batch", type=int, help="images; 16, for count 128")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu"
-    )
-    parser.add_argument("--computation", choices=COMPUTATIONS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    args.batch = args.batch or (128 if args.measure == "count" else 16)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Callable, text: str, amp: bool = True):
+        sub = commands.add_parser(name, help=text, description=text)
+        add_common(sub, amp)
+        sub.set_defaults(run=run)
+        return sub
+
+    step = command("step", run_step, "time of a training step, part by part")
+    memory = command("memory", run_memory, "peak memory of a step, and where it goes")
+    count = command("count", run_count, "multiply-adds of a step, not computed", False)
+    scaled = command("scale", run_scale, "time and memory by batch, levels, processes")
+    data = command("data", run_data, "the data pipeline alone, on one thread", False)
+    optimizer = command("optimizer", run_optimizer, "LARS and moving average", False)
+    loop = command("loop", run_loop, "the training loop: time spent waiting for data")
+    for sub in (step, memory, count, data):
+        add_variants(sub)
+    for sub in (step, memory, scaled):
+        add_compile(sub)
+    for sub in (step, memory, scaled):
+        add_number(sub, "--batch", 16, "images per process")
+    add_number(count, "--batch", 128, "images per process")
+    add_number(data, "--batch", 32, "images of a batch")
+    add_number(loop, "--batch", None, "images per iteration, by default the config's")
+    for sub in (step, data):
+        add_number(sub, "--pairs", 5, "measurements of each variant")
+    add_number(optimizer, "--pairs", 20, "measurements of each")
+    scaled.add_argument("--batches", nargs="+", type=int, default=[4, 8, 16, 32])
+    scaled.add_argument("--processes", nargs="+", type=int, default=[1, 2])
+    for sub in (data, loop):
+        sub.add_argument("--images", help="folder; by default drawn pictures")
+    add_number(data, "--number", 64, "pictures to draw")
+    add_number(loop, "--iters", 30, "iterations")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(args.device)
+    # MMEngine says a lot about building models.
     logging.disable(logging.WARNING)
-    result = MEASURES[args.measure](args)
-    print(json.dumps(dict(batch=args.batch, device=args.device, **result)))
+    try:
+        report = args.run(args)
+    finally:
+        logging.disable(logging.NOTSET)
+    machine = describe(args.device)
+    print(", ".join(f"{k}: {v}" for k, v in {**machine, **report.facts}.items()))
+    print(report.table())
+    if args.json:
+        write(args, machine, report)
+
+
+def write(args: argparse.Namespace, machine: dict, report: Report) -> None:
+    """Write --json.
+
+    Raises:
+        InputError: when that cannot be done.
+    """
+    found = dict(
+        command=args.command,
+        config=args.config,
+        machine=machine,
+        **report.facts,
+        rows=report.rows,
+        notes=list(report.notes),
+    )
+    try:
+        Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"--json {args.json}: it cannot be written ({error})") from (
+            error
+        )
 
 
 if __name__ == "__main__":
-    main()
+    exit_in_words(main)
