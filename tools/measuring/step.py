@@ -14,6 +14,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 
+from mcl.engine.compiling import compile_parts
 from mcl.errors import InputError
 
 from .count import Count, count_work
@@ -29,13 +30,6 @@ COUNTED = ("forward", "target", "backward")
 TOTAL_STEPS = 31200
 # Steps before the clock starts: compilers, and cuDNN's choice of algorithms.
 WARM_UP = dict(cpu=1, cuda=3)
-
-
-def compile_parts(model: nn.Module) -> None:
-    """Compile the backbone and the neck, of the target network too."""
-    for owner in (model, getattr(model, "target", None)):
-        for part in ("backbone", "neck") if owner is not None else ():
-            getattr(owner, part).compile()
 
 
 class Step:
