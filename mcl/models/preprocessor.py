@@ -116,4 +116,4 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
         return views
 
     def _normalise(self, images: Tensor) -> Tensor:
-        return (images.float() - self.mean) / self.std
+        return (images - self.mean).div_(self.std)
