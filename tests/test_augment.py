@@ -8,6 +8,7 @@ from torchvision.transforms.v2 import functional as ops
 from mcl.datasets import MultiLevelViews, colours
 from mcl.datasets.colours import NEVER, ColourDraw, Colours
 from mcl.datasets.transforms import NUM_DRAWS, VIEWS
+from mcl.errors import InputError
 from mcl.models import MCLDataPreprocessor, augment
 
 JITTER = dict(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
@@ -259,3 +260,13 @@ def test_the_same_seed_gives_the_same_draws():
     assert torch.equal(table(3), first)
     assert not torch.equal(table(3), first)
     assert NUM_DRAWS == 36
+
+
+def test_crops_of_too_few_levels_are_no_shared_ones():
+    preprocessor = MCLDataPreprocessor(dict(type="Montage", size=64, ratios=(1, 2)))
+    views = MultiLevelViews(64, (1,), colours_on="device")
+    image = np.zeros((70, 70, 3), np.uint8)
+    samples = [views(dict(img=image))["img"] for _ in range(4)]
+    inputs = [torch.stack(crops) for crops in zip(*samples, strict=True)]
+    with pytest.raises(InputError, match="inputs hold 2 crops"):
+        preprocessor(dict(inputs=inputs), training=True)

@@ -112,32 +112,32 @@ class LoadImageOrRaise(LoadImageFromFile):
 
     Args:
         imdecode_backend: one of mmcv's.
-        lazy: whether only the header is read here and
+        defer: whether only the header is read here and
             :class:`~mcl.datasets.MultiLevelViews`, which must come next, decodes: a
             large JPEG at a fraction of its size, where its crops allow that.
         **kwargs: passed to mmcv's ``LoadImageFromFile``.
 
     Raises:
         UnreadableImage: whatever the decoder complained about, with the path.
-        InputError: when ``lazy`` goes with a setting that it has no use for.
+        InputError: when ``defer`` goes with a setting that it has no use for.
     """
 
     def __init__(
-        self, imdecode_backend: str = "pillow", lazy: bool = False, **kwargs
+        self, imdecode_backend: str = "pillow", defer: bool = False, **kwargs
     ) -> None:
         super().__init__(imdecode_backend=imdecode_backend, **kwargs)
-        self.lazy = lazy
+        self.defer = defer
         plain = self.color_type == "color" and not self.to_float32
-        if lazy and not (plain and imdecode_backend == "pillow"):
+        if defer and not (plain and imdecode_backend == "pillow"):
             raise InputError(
-                "lazy=True decodes uint8 colour with Pillow: leave imdecode_backend, "
-                "color_type and to_float32 at their defaults, or set lazy=False"
+                "defer=True decodes uint8 colour with Pillow: leave imdecode_backend, "
+                "color_type and to_float32 at their defaults, or set defer=False"
             )
 
     def transform(self, results: dict) -> dict:
         path = results["img_path"]
         try:
-            if self.lazy:
+            if self.defer:
                 image = LazyImage(self._read(results), path)
                 results.update(img=image, img_shape=image.shape, ori_shape=image.shape)
             elif "member" in results:

@@ -41,7 +41,7 @@ class MultiLevelViews(BaseTransform):
         - img: list of uint8 RGB tensors (3, S / r, S / r), view after view and,
           within a view, level after level. With ``colours_on="device"`` their
           colours are untouched, with ``shared_levels`` there is one of side S a
-          view, and the list ends with a float32 table, a row for each crop, that
+          view, and the list ends with a float32 table, a row for each tile, that
           :class:`~mcl.models.MCLDataPreprocessor` applies
 
     Args:
@@ -153,7 +153,7 @@ class MultiLevelViews(BaseTransform):
             for box, side in zip(boxes, self.sides, strict=True)
         ]
         if self.colours_on == "device":
-            results["img"] = [*(t.contiguous() for t in tiles), drawn.to_table()]
+            results["img"] = [t.contiguous() for t in tiles] + [self._table(drawn)]
         else:
             results["img"] = self._paint(tiles, drawn)
         return results
@@ -166,6 +166,10 @@ class MultiLevelViews(BaseTransform):
         if reduction > 1:
             boxes = [box.shrink(reduction, *pixels.shape[:2]) for box in boxes]
         return pixels, boxes
+
+    def _table(self, drawn: colours.Colours) -> Tensor:
+        levels = len(self.ratios) if self.shared_levels else 1
+        return drawn.to_table().repeat_interleave(levels, 0)
 
     def _paint(self, tiles: list[Tensor], drawn: colours.Colours) -> list[Tensor]:
         painted = []

@@ -66,7 +66,7 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
             data: ``inputs`` and ``data_samples``. In training the inputs are the
                 crops of :class:`~mcl.datasets.MultiLevelViews`, one uint8
                 (B, 3, S / r, S / r) for each view and level, and perhaps its
-                table of colours, float32 (B, crops, 11); otherwise plain
+                table of colours, float32 (B, tiles, 11); otherwise plain
                 images (B, 3, H, W), whose channels are turned to RGB and normalised.
 
         Returns:
@@ -89,8 +89,10 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
         return dict(inputs=inputs, data_samples=samples)
 
     def _paint(self, crops: list[Tensor], table: Tensor) -> list[Tensor]:
-        crops = paint_levels(crops, table)
-        if len(crops) == self.num_views:  # one crop, which all levels of a view show
+        # More rows than crops: each crop is shown at so many levels.
+        levels = table.shape[1] // len(crops)
+        crops = paint_levels(crops, table[:, ::levels])
+        if levels > 1:
             crops = resize_shared(crops, self.montage.size, self.montage.ratios)
         return crops
 
