@@ -176,3 +176,11 @@ def test_the_readmes_own_folder_command():
     warm_up, cosine = cfg.param_scheduler
     assert cosine.T_max == cosine.end == steps
     assert warm_up.end - 1 == steps / 10
+
+
+@pytest.mark.parametrize("path", PRETRAINING, ids=lambda p: p.stem)
+def test_colours_are_applied_where_the_recipe_runs(path):
+    place = "worker" if "-cpu-" in path.stem else "device"
+    for dataset in datasets(Config.fromfile(path).train_dataloader.dataset):
+        load, views = dataset.pipeline[:2]
+        assert load.defer and views.colours_on == place

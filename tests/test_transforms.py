@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mcl.datasets import MultiLevelViews
-from mcl.datasets.transforms import VIEWS, GaussianBlur
+from mcl.datasets.transforms import VIEWS
 
 OFF = dict(flip_prob=0.0, color_jitter_prob=0.0, gray_prob=0.0)
 PLAIN_VIEWS = (dict(blur_prob=0.0, solarize_prob=0.0),) * 2
@@ -54,28 +54,6 @@ def test_bgr_becomes_rgb():
     assert crop.amax(dim=(1, 2)).tolist() == [0, 0, 200]
 
 
-def test_blur_is_gaussian_with_the_sigma_given():
-    point = torch.zeros(3, 21, 21, dtype=torch.uint8)
-    point[:, 10, 10] = 255
-    got = GaussianBlur((1.0, 1.0))(point).float()
-    x = torch.arange(21.0) - 10
-    weights = torch.exp(-(x**2) / 2)
-    weights /= weights.sum()
-    expected = 255 * weights[:, None] * weights
-    assert (got[0] - expected).abs().max() < 1.5
-
-
-def test_blur_scales_with_the_tile():
-    views = MultiLevelViews(64, (1, 2, 4), blur_sigma=(0.4, 2.0))
-    sigmas = [
-        step.transforms[0].sigma
-        for pipeline in views.pipelines[:3]
-        for step in pipeline.transforms
-        if hasattr(step, "transforms") and isinstance(step.transforms[0], GaussianBlur)
-    ]
-    assert sigmas == [(0.4, 2.0), (0.2, 1.0), (0.1, 0.5)]
-
-
 @pytest.mark.parametrize("view, prob", [(0, 0.0), (1, 0.2)])
 def test_share_of_solarized_crops(view, prob):
     white = np.full((32, 32, 3), 255, dtype=np.uint8)
@@ -96,6 +74,9 @@ def test_share_of_solarized_crops(view, prob):
         (dict(flip_prob=1.5), "flip_prob"),
         (dict(crop_scale=(0.5, 0.1)), "crop_scale"),
         (dict(blur_sigma=(0, 1)), "blur_sigma"),
+        (dict(color_jitter=dict(hue=0.7)), "color_jitter"),
+        (dict(color_jitter=dict(tint=0.7)), "color_jitter"),
+        (dict(colours_on="gpu"), "colours_on='gpu'"),
     ],
 )
 def test_wrong_settings_are_named(arguments, field):

@@ -41,12 +41,13 @@ custom_hooks = [
 
 # The first view of the contrastive recipe blurs every crop; labels need sharp ones.
 train_pipeline = [
-    dict(type="LoadImageOrRaise"),
+    dict(type="LoadImageOrRaise", defer=True),
     dict(
         type="MultiLevelViews",
         size=224,
         ratios=ratios,
         views=[dict(blur_prob=0.1, solarize_prob=0.0)],
+        colours_on="device",
     ),
     dict(type="PackInputs"),
 ]

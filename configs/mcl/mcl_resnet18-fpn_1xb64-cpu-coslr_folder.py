@@ -20,13 +20,14 @@ model["neck"]["projector"] = dict(hid_channels=512, out_channels=128)
 model["head"]["predictor"] = dict(in_channels=128, hid_channels=512, out_channels=128)
 
 train_pipeline = [
-    dict(type="LoadImageOrRaise"),
+    dict(type="LoadImageOrRaise", defer=True),
     dict(
         type="MultiLevelViews",
         size=size,
         ratios=(1, 2, 4, 8),
         # the paper's (0.1, 2.0) of a crop of 224, for one of 64
         blur_sigma=(0.03, 0.6),
+        colours_on="worker",
     ),
     dict(type="PackInputs"),
 ]

@@ -9,8 +9,8 @@ model = dict(
     head=dict(ratios=ratios, loss=dict(level_weights=(1,))),
 )
 train_pipeline = [
-    dict(type="LoadImageOrRaise"),
-    dict(type="MultiLevelViews", size=224, ratios=ratios),
+    dict(type="LoadImageOrRaise", defer=True),
+    dict(type="MultiLevelViews", size=224, ratios=ratios, colours_on="device"),
     dict(type="PackInputs"),
 ]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))

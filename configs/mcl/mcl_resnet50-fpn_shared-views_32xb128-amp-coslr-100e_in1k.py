@@ -2,8 +2,14 @@
 _base_ = "mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 
 train_pipeline = [
-    dict(type="LoadImageOrRaise"),
-    dict(type="MultiLevelViews", size=224, ratios=(1, 2, 4, 8), shared_levels=True),
+    dict(type="LoadImageOrRaise", defer=True),
+    dict(
+        type="MultiLevelViews",
+        size=224,
+        ratios=(1, 2, 4, 8),
+        shared_levels=True,
+        colours_on="device",
+    ),
     dict(type="PackInputs"),
 ]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))

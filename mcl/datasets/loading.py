@@ -1,10 +1,21 @@
 """Reading images of unknown quality."""
 
-import mmcv
-from mmcv.transforms import LoadImageFromFile
-from mmpretrain.registry import TRANSFORMS
+from io import BytesIO
 
+import mmcv
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
+from mmpretrain.registry import TRANSFORMS
+from PIL import Image, ImageOps
+
+from ..errors import InputError
 from .archives import read_member
+
+# EXIF's tag, and its values by which an image lies on its side.
+ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
+# Under transparent grey pixels; the hosts' loader takes it too.
+GROUND = (124, 117, 104)
 
 
 class UnreadableImage(Exception):
@@ -17,6 +28,70 @@ class UnreadableImage(Exception):
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
+
+
+class LazyImage:
+    """An image of which only the header has been read.
+
+    Args:
+        content: of the file.
+        path: for messages.
+
+    Attributes:
+        shape: height and width at full size, upright.
+
+    Raises:
+        PIL.UnidentifiedImageError: when it is no image.
+    """
+
+    def __init__(self, content: bytes, path: str) -> None:
+        self.path = path
+        self.image = Image.open(BytesIO(content))
+        width, height = self.image.size
+        on_its_side = self.image.getexif().get(ORIENTATION) in ON_ITS_SIDE
+        self.shape = (width, height) if on_its_side else (height, width)
+
+    def decode(self, reduction: int = 1) -> tuple[np.ndarray, int]:
+        """Decode once, where the format allows it at a fraction of the size.
+
+        JPEG is decoded at a fraction by leaving out frequencies, so without
+        aliasing and in less time.
+
+        Args:
+            reduction: of each side: 1, 2, 4 or 8.
+
+        Returns:
+            uint8 BGR (H, W, 3), upright, and the reduction that was done: the one
+            asked for or 1.
+
+        Raises:
+            UnreadableImage: whatever the decoder complained about.
+        """
+        try:
+            return self._decode(reduction)
+        except Exception as error:  # decoders raise many kinds
+            raise unreadable(self.path, error) from error
+
+    def _decode(self, reduction: int) -> tuple[np.ndarray, int]:
+        full = self.image.size
+        self.image.draft(None, tuple(max(1, side // reduction) for side in full))
+        done = round(max(full) / max(self.image.size))
+        rgb = np.array(to_rgb(ImageOps.exif_transpose(self.image)))
+        return rgb[..., ::-1], done
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB of an image of any mode, as mmcv's Pillow backend makes it."""
+    if image.mode != "LA":
+        return image.convert("RGB")
+    ground = Image.new("RGB", image.size, GROUND)
+    image = image.convert("RGBA")
+    ground.paste(image, mask=image.getchannel("A"))
+    return ground
+
+
+def unreadable(path: str, error: Exception) -> UnreadableImage:
+    return UnreadableImage(path, f"{type(error).__name__}: {error}")
 
 
 @TRANSFORMS.register_module()
@@ -32,32 +107,57 @@ class LoadImageOrRaise(LoadImageFromFile):
           :class:`~mcl.datasets.ArchiveImages` gives it
 
     Added Keys:
-        - img (uint8, (H, W, 3), BGR), img_shape, ori_shape
+        - img (uint8, (H, W, 3), BGR; a :class:`LazyImage` where it is to be so),
+          img_shape, ori_shape
+
+    Args:
+        imdecode_backend: one of mmcv's.
+        defer: whether only the header is read here and
+            :class:`~mcl.datasets.MultiLevelViews`, which must come next, decodes: a
+            large JPEG at a fraction of its size, where its crops allow that.
+        **kwargs: passed to mmcv's ``LoadImageFromFile``.
 
     Raises:
         UnreadableImage: whatever the decoder complained about, with the path.
+        InputError: when ``defer`` goes with a setting that it has no use for.
     """
 
-    def __init__(self, imdecode_backend: str = "pillow", **kwargs) -> None:
+    def __init__(
+        self, imdecode_backend: str = "pillow", defer: bool = False, **kwargs
+    ) -> None:
         super().__init__(imdecode_backend=imdecode_backend, **kwargs)
+        self.defer = defer
+        plain = self.color_type == "color" and not self.to_float32
+        if defer and not (plain and imdecode_backend == "pillow"):
+            raise InputError(
+                "defer=True decodes uint8 colour with Pillow: leave imdecode_backend, "
+                "color_type and to_float32 at their defaults, or set defer=False"
+            )
 
     def transform(self, results: dict) -> dict:
         path = results["img_path"]
         try:
-            if "member" in results:
+            if self.defer:
+                image = LazyImage(self._read(results), path)
+                results.update(img=image, img_shape=image.shape, ori_shape=image.shape)
+            elif "member" in results:
                 results = self._load_member(results)
             else:
                 results = super().transform(results)
         except Exception as error:  # decoders raise many kinds
-            raise UnreadableImage(path, f"{type(error).__name__}: {error}") from error
-        if results is None or results["img"] is None or results["img"].size == 0:
+            raise unreadable(path, error) from error
+        if results is None or results["img"] is None or 0 in results["img"].shape:
             raise UnreadableImage(path, "it decodes to an empty image")
         return results
 
+    def _read(self, results: dict) -> bytes:
+        if "member" in results:
+            return read_member(*results["member"])
+        return fileio.get(results["img_path"], backend_args=self.backend_args)
+
     def _load_member(self, results: dict) -> dict:
-        content = read_member(*results["member"])
         image = mmcv.imfrombytes(
-            content, self.color_type, backend=self.imdecode_backend
+            self._read(results), self.color_type, backend=self.imdecode_backend
         )
         results["img"] = image.astype("float32") if self.to_float32 else image
         results["img_shape"] = results["ori_shape"] = image.shape[:2]

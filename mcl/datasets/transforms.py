@@ -2,43 +2,27 @@
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
-from torchvision.transforms import v2
+from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import InputError
 from ..levels import check_ratios, check_size
+from . import colours, crops
+from .loading import LazyImage
 
 # What the paper's code does in view 1 and in view 2; the rest is common to both.
 VIEWS = (
     dict(blur_prob=1.0, solarize_prob=0.0),
     dict(blur_prob=0.1, solarize_prob=0.2),
 )
-
-
-class GaussianBlur:
-    """Blur a uint8 (3, H, W) tensor with a sigma drawn from a range in pixels.
-
-    OpenCV's separable filter takes a tenth of the time of a dense convolution.
-    """
-
-    def __init__(self, sigma: tuple[float, float]) -> None:
-        self.sigma = sigma
-
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        sigma = float(torch.empty(1).uniform_(*self.sigma))
-        # Three sigma on each side; what lies beyond rounds to nothing in uint8.
-        kernel = 2 * int(np.ceil(3 * sigma)) + 1
-        pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-        blurred = cv2.GaussianBlur(pixels, (kernel, kernel), sigma)
-        return torch.from_numpy(blurred).permute(2, 0, 1)
-
-    def __repr__(self) -> str:
-        return f"GaussianBlur(sigma={self.sigma})"
+# Random numbers that a crop takes.
+NUM_DRAWS = crops.NUM_DRAWS + colours.NUM_DRAWS
+# Who applies the colours.
+PLACES = ("worker", "device")
 
 
 @TRANSFORMS.register_module()
@@ -50,11 +34,15 @@ class MultiLevelViews(BaseTransform):
     of side S and scaled with it. Random numbers come from torch's generator.
 
     Required Keys:
-        - img (uint8, (H, W, 3), BGR as the hosts' loaders give it)
+        - img (uint8, (H, W, 3), BGR as the hosts' loaders give it, or a
+          :class:`~mcl.datasets.loading.LazyImage`)
 
     Modified Keys:
         - img: list of uint8 RGB tensors (3, S / r, S / r), view after view and,
-          within a view, level after level
+          within a view, level after level. With ``colours_on="device"`` their
+          colours are untouched, with ``shared_levels`` there is one of side S a
+          view, and the list ends with a float32 table, a row for each tile, that
+          :class:`~mcl.models.MCLDataPreprocessor` applies
 
     Args:
         size: canvas side S in pixels, a multiple of 32.
@@ -70,6 +58,9 @@ class MultiLevelViews(BaseTransform):
         color_jitter_prob, gray_prob: chances of jitter and of grey.
         blur_sigma: smallest and largest sigma, pixels of a crop of side S.
         solarize_threshold: values from here on are inverted, 0..255.
+        colours_on: who applies jitter, grey, blur and solarization: the loader's
+            ``"worker"``, crop by crop, or the training ``"device"``, all crops of a
+            level at once. Both use the same draws and differ by rounding alone.
 
     Raises:
         InputError: for a size, ratio, probability or view that cannot work.
@@ -96,6 +87,7 @@ class MultiLevelViews(BaseTransform):
         gray_prob: float = 0.2,
         blur_sigma: tuple[float, float] = (0.1, 2.0),
         solarize_threshold: int = 128,
+        colours_on: str = "worker",
     ) -> None:
         self.size = check_size(size)
         self.ratios = check_ratios(ratios)
@@ -128,37 +120,76 @@ class MultiLevelViews(BaseTransform):
                 f"solarize_threshold={solarize_threshold}: it lies between 0 and 255"
             )
 
-        def pipeline(ratio: int, blur_prob: float, solarize_prob: float) -> v2.Compose:
-            sigma = (blur_sigma[0] / ratio, blur_sigma[1] / ratio)
-            return v2.Compose(
-                [
-                    v2.RandomResizedCrop(
-                        size // ratio, crop_scale, aspect_ratio, antialias=True
-                    ),
-                    v2.RandomHorizontalFlip(flip_prob),
-                    v2.RandomApply([v2.ColorJitter(**jitter)], p=color_jitter_prob),
-                    v2.RandomGrayscale(gray_prob),
-                    v2.RandomApply([GaussianBlur(sigma)], p=blur_prob),
-                    v2.RandomSolarize(solarize_threshold, p=solarize_prob),
-                ]
-            )
-
+        if colours_on not in PLACES:
+            raise InputError(f"colours_on={colours_on!r}: give one of {PLACES}")
         self.shared_levels = shared_levels
+        self.colours_on = colours_on
         drawn = self.ratios[:1] if shared_levels else self.ratios
-        self.pipelines = [pipeline(r, **view) for view in views for r in drawn]
+        self.sides = [size // r for _ in views for r in drawn]
+        self.draw_boxes = crops.BoxDraw(crop_scale, aspect_ratio, flip_prob)
+        low, high = blur_sigma
+        self.draw_colours = colours.ColourDraw(
+            jitter,
+            color_jitter_prob,
+            gray_prob,
+            blur_prob=[v["blur_prob"] for v in views for _ in drawn],
+            solarize_prob=[v["solarize_prob"] for v in views for _ in drawn],
+            blur_sigma=[(low / r, high / r) for _ in views for r in drawn],
+            solarize_threshold=solarize_threshold,
+        )
 
     def transform(self, results: dict) -> dict:
-        image = np.ascontiguousarray(results["img"][..., ::-1])  # BGR to RGB
+        image = results["img"]
+        # All draws come first: how small the image may be decoded hangs on them.
+        uniform = torch.rand(len(self.sides), NUM_DRAWS, dtype=torch.float64).numpy()
+        boxes = self.draw_boxes(uniform[:, : crops.NUM_DRAWS], *image.shape[:2])
+        drawn = self.draw_colours(uniform[:, crops.NUM_DRAWS :])
+        if isinstance(image, LazyImage):
+            image, boxes = self._decode(image, boxes)
+        image = np.ascontiguousarray(image[..., ::-1])  # BGR to RGB
         image = torch.from_numpy(image).permute(2, 0, 1)
-        crops = [crop(image) for crop in self.pipelines]
-        if self.shared_levels:
-            sides = [self.size // r for r in self.ratios]
-            crops = [F.resize(c, [s, s], antialias=True) for c in crops for s in sides]
-        results["img"] = [crop.contiguous() for crop in crops]
+        tiles = [
+            crops.cut(image, box, side)
+            for box, side in zip(boxes, self.sides, strict=True)
+        ]
+        if self.colours_on == "device":
+            results["img"] = [t.contiguous() for t in tiles] + [self._table(drawn)]
+        else:
+            results["img"] = self._paint(tiles, drawn)
         return results
+
+    def _decode(
+        self, image: LazyImage, boxes: list[crops.Box]
+    ) -> tuple[np.ndarray, list[crops.Box]]:
+        reduction = crops.largest_reduction(boxes, self.sides)
+        pixels, reduction = image.decode(reduction)
+        if reduction > 1:
+            boxes = [box.shrink(reduction, *pixels.shape[:2]) for box in boxes]
+        return pixels, boxes
+
+    def _table(self, drawn: colours.Colours) -> Tensor:
+        levels = len(self.ratios) if self.shared_levels else 1
+        return drawn.to_table().repeat_interleave(levels, 0)
+
+    def _paint(self, tiles: list[Tensor], drawn: colours.Colours) -> list[Tensor]:
+        painted = []
+        for row, tile in enumerate(tiles):
+            pixels = colours.paint(tile.permute(1, 2, 0).numpy(), drawn, row)
+            painted.append(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
+        if self.shared_levels:
+            painted = resize_shared(painted, self.size, self.ratios)
+        return painted
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(size={self.size}, ratios={self.ratios})"
+
+
+def resize_shared(
+    tiles: Sequence[Tensor], size: int, ratios: Sequence[int]
+) -> list[Tensor]:
+    """Show one crop of side S, (..., 3, S, S), at every level; view after view."""
+    sides = [size // r for r in ratios]
+    return [F.resize(t, [s, s], antialias=True) for t in tiles for s in sides]
 
 
 def _check_probs(probs: dict[str, float]) -> None:

@@ -10,12 +10,18 @@ from mmpretrain.registry import MODELS, TRANSFORMS
 from torch import Tensor
 
 from ..datasets.montage import View
+from ..datasets.transforms import resize_shared
 from ..errors import InputError
+from .augment import paint_levels
 
 
 @MODELS.register_module()
 class MCLDataPreprocessor(ImgDataPreprocessor):
     """Move crops to the device, assemble both views, normalise.
+
+    Where :class:`~mcl.datasets.MultiLevelViews` leaves the colours to the device,
+    they are applied here, to all crops of a level at once. What is done to a crop was
+    drawn with the crop, so a resumed run repeats that too.
 
     The montage is laid in uint8, a quarter of the bytes. Its draws come from a
     generator of its own, so that a resumed run sees the same canvases.
@@ -59,7 +65,8 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
         Args:
             data: ``inputs`` and ``data_samples``. In training the inputs are the
                 crops of :class:`~mcl.datasets.MultiLevelViews`, one uint8
-                (B, 3, S / r, S / r) for each view and level; otherwise plain
+                (B, 3, S / r, S / r) for each view and level, and perhaps its
+                table of colours, float32 (B, tiles, 11); otherwise plain
                 images (B, 3, H, W), whose channels are turned to RGB and normalised.
 
         Returns:
@@ -69,14 +76,25 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
         Raises:
             InputError: when the number of crops is not that of the views.
         """
-        data = self.cast_data(data)
-        inputs, samples = data["inputs"], data.get("data_samples")
-        if training:
-            inputs = self._views(inputs)
+        inputs, samples = data["inputs"], self.cast_data(data.get("data_samples"))
+        if training and inputs[-1].is_floating_point():
+            *crops, table = inputs  # the CPU plans by the table, so it stays there
+            inputs = self._views(self._paint(self.cast_data(crops), table))
+        elif training:
+            inputs = self._views(self.cast_data(inputs))
         else:
+            inputs = self.cast_data(inputs)
             images = inputs if isinstance(inputs, Tensor) else torch.stack(inputs)
             inputs = self._normalise(images.flip(1) if self.bgr_to_rgb else images)
         return dict(inputs=inputs, data_samples=samples)
+
+    def _paint(self, crops: list[Tensor], table: Tensor) -> list[Tensor]:
+        # More rows than crops: each crop is shown at so many levels.
+        levels = table.shape[1] // len(crops)
+        crops = paint_levels(crops, table[:, ::levels])
+        if levels > 1:
+            crops = resize_shared(crops, self.montage.size, self.montage.ratios)
+        return crops
 
     def _views(self, crops: list[Tensor]) -> list[View]:
         levels = len(self.montage.ratios)
@@ -100,4 +118,4 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
         return views
 
     def _normalise(self, images: Tensor) -> Tensor:
-        return (images.float() - self.mean) / self.std
+        return (images - self.mean).div_(self.std)

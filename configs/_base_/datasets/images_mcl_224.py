@@ -5,8 +5,15 @@ extensions = tuple(
 )
 
 train_pipeline = [
-    dict(type="LoadImageOrRaise"),
-    dict(type="MultiLevelViews", size=224, ratios=(1, 2, 4, 8)),
+    # defer: large JPEGs are decoded at a fraction of their size, where crops allow it
+    dict(type="LoadImageOrRaise", defer=True),
+    dict(
+        type="MultiLevelViews",
+        size=224,
+        ratios=(1, 2, 4, 8),
+        # The same draws applied by the "worker" are for machines without a GPU.
+        colours_on="device",
+    ),
     dict(type="PackInputs"),
 ]
 train_dataloader = dict(

@@ -1,0 +1,176 @@
+"""Colour augmentation: what is drawn for a crop, and its use on one crop on the CPU.
+
+Drawing is kept apart from use: the same draws serve :func:`paint` here, a crop at a
+time in the loader's workers, and :func:`~mcl.models.augment.paint_batch`, all crops of
+a level at once on the training device. Both compute in floating point from the uint8
+crop on, without rounding in between, so they differ by a rounding of the last step.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from ..errors import InputError
+
+# The steps of colour jitter, in torchvision's order of arguments; the value that leaves
+# a crop as it is; numbers by which `Colours.order` calls them.
+JITTER = ("brightness", "contrast", "saturation", "hue")
+NEUTRAL = (1.0, 1.0, 1.0, 0.0)
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+# Share of red, green and blue in grey (Rec. 601, as torchvision rounds it).
+GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
+# Random numbers that the colours of a crop take.
+NUM_DRAWS = 13
+# A solarize threshold that no value reaches.
+NEVER = 256.0
+
+
+class Colours(NamedTuple):
+    """What is done to the colours of n crops, in this order; all on the CPU.
+
+    Attributes:
+        factors: (n, 4) for brightness, contrast and saturation as torchvision's
+            functions take them, 1 being neutral, and the hue's shift in turns.
+        order: (n, 4) 0..3, which of them comes first, second, ...
+        gray: (n,) bool.
+        sigma: (n,) of the blur, pixels of the crop; 0 for none.
+        solarize: (n,) values from here on are inverted, 0..255; 256 for none.
+    """
+
+    factors: Tensor
+    order: Tensor
+    gray: Tensor
+    sigma: Tensor
+    solarize: Tensor
+
+    def to_table(self) -> Tensor:
+        """One float32 tensor (n, 11), for the way through a loader."""
+        columns = [self.gray[:, None], self.sigma[:, None], self.solarize[:, None]]
+        return torch.cat([self.factors, self.order, *columns], 1).float()
+
+    @classmethod
+    def from_table(cls, table: Tensor) -> "Colours":
+        """Undo :meth:`to_table`."""
+        factors, order, gray, sigma, solarize = table.split([4, 4, 1, 1, 1], 1)
+        return cls(factors, order.long(), gray[:, 0] > 0, sigma[:, 0], solarize[:, 0])
+
+    def take(self, rows: slice | Tensor) -> "Colours":
+        """The colours of some of the crops."""
+        return Colours(*(field[rows] for field in self))
+
+
+class ColourDraw:
+    """Draw the colours of the crops of an image.
+
+    Args:
+        color_jitter: arguments of torchvision's ``ColorJitter``.
+        color_jitter_prob, gray_prob: chances of jitter and of grey.
+        blur_prob, solarize_prob: chances, one for each crop.
+        blur_sigma: smallest and largest sigma for each crop, its own pixels: (n, 2).
+        solarize_threshold: values from here on are inverted, 0..255.
+    """
+
+    def __init__(
+        self,
+        color_jitter: dict,
+        color_jitter_prob: float,
+        gray_prob: float,
+        blur_prob: Sequence[float],
+        solarize_prob: Sequence[float],
+        blur_sigma: Sequence[tuple[float, float]],
+        solarize_threshold: float,
+    ) -> None:
+        try:
+            jitter = v2.ColorJitter(**color_jitter)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"color_jitter={color_jitter}: {error}") from error
+        ranges = [
+            getattr(jitter, name) or (neutral, neutral)
+            for name, neutral in zip(JITTER, NEUTRAL, strict=True)
+        ]
+        self.low, self.high = np.array(ranges).T
+        self.color_jitter_prob = color_jitter_prob
+        self.gray_prob = gray_prob
+        self.blur_prob = np.array(blur_prob)
+        self.solarize_prob = np.array(solarize_prob)
+        self.blur_sigma = np.array(blur_sigma, dtype=float)
+        self.solarize_threshold = float(solarize_threshold)
+
+    def __call__(self, uniform: np.ndarray) -> Colours:
+        """Turn numbers drawn from 0..1, (n, 13), into the colours of n crops."""
+        jittered, grayed, blurred, sigma, solarized = uniform[:, 8:].T
+        factors = self.low + (self.high - self.low) * uniform[:, :4]
+        factors[jittered >= self.color_jitter_prob] = NEUTRAL
+        low, high = self.blur_sigma.T
+        sigma = np.where(blurred < self.blur_prob, low + (high - low) * sigma, 0.0)
+        threshold = np.where(
+            solarized < self.solarize_prob, self.solarize_threshold, NEVER
+        )
+        return Colours(
+            torch.from_numpy(factors),
+            # Independent keys put the four steps in any order with equal chance.
+            torch.from_numpy(uniform[:, 4:8].argsort(1)),
+            torch.from_numpy(grayed < self.gray_prob),
+            torch.from_numpy(sigma),
+            torch.from_numpy(threshold),
+        )
+
+
+def blur_radius(sigma: float) -> int:
+    """Pixels on each side that a blur reads; 0.3 % of its weight lies beyond."""
+    return int(np.ceil(3 * sigma))
+
+
+def paint(crop: np.ndarray, colours: Colours, row: int) -> np.ndarray:
+    """Apply one row of ``colours`` to one crop with OpenCV.
+
+    Args:
+        crop: uint8 RGB (H, W, 3).
+
+    Returns:
+        uint8 RGB (H, W, 3).
+    """
+    factors, sigma = colours.factors[row].tolist(), float(colours.sigma[row])
+    threshold = float(colours.solarize[row]) / 255
+    pixels = np.multiply(crop, np.float32(1 / 255), dtype=np.float32)
+    for step in colours.order[row].tolist():
+        if factors[step] != NEUTRAL[step]:
+            pixels = _jitter(pixels, step, factors[step])
+    if colours.gray[row]:
+        pixels = cv2.cvtColor(
+            cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB
+        )
+    if sigma > 0:
+        kernel = 2 * blur_radius(sigma) + 1
+        pixels = cv2.GaussianBlur(pixels, (kernel, kernel), sigma)
+    if threshold <= 1:
+        pixels = np.where(pixels >= threshold, 1 - pixels, pixels)
+    return cv2.convertScaleAbs(pixels, alpha=255)
+
+
+def _jitter(pixels: np.ndarray, step: int, factor: float) -> np.ndarray:
+    """One step of colour jitter on float32 RGB, 0..1."""
+    if step == HUE:
+        return _turn_hue(pixels, factor)
+    weights = np.array(GRAY_WEIGHTS)
+    if step == SATURATION:  # each pixel against its own grey
+        matrix = factor * np.eye(3) + (1 - factor) * weights
+        pixels = cv2.transform(pixels, matrix)
+    else:  # against black, or against the mean grey
+        gray = weights @ cv2.mean(pixels)[:3] if step == CONTRAST else 0.0
+        pixels = pixels * np.float32(factor)
+        pixels += np.float32((1 - factor) * gray)
+    return np.clip(pixels, 0, 1, out=pixels)
+
+
+def _turn_hue(pixels: np.ndarray, turns: float) -> np.ndarray:
+    hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)  # hue 0..360
+    hue = cv2.extractChannel(hsv, 0) + np.float32(360 * turns)
+    hue -= 360 * np.floor(hue / 360)
+    cv2.insertChannel(hue, hsv, 0)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
