@@ -31,6 +31,13 @@ class _Differentiated(torch.autograd.Function):
         return None, None, *given
 
 
+def _autocast_dtype(device: str) -> torch.dtype | None:
+    available = torch.amp.is_autocast_available(device)
+    if not available or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
 def differentiate_early(
     losses: dict[str, Tensor], weights: Sequence[Tensor]
 ) -> dict[str, Tensor]:
@@ -48,10 +55,7 @@ def differentiate_early(
         InputError: under autocast to float16, whose small gradients need the loss
             scale.
     """
-    device = next(iter(losses.values())).device.type
-    if torch.is_autocast_enabled(device) and (
-        torch.get_autocast_dtype(device) == torch.float16
-    ):
+    if _autocast_dtype(next(iter(losses.values())).device.type) == torch.float16:
         raise InputError(
             "model.early_backward=True: float16 scales the loss after both views; "
             "train in bfloat16 (optim_wrapper.type='BFloat16OptimWrapper') or switch "
