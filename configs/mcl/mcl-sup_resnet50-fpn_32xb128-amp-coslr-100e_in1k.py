@@ -2,7 +2,6 @@
 # network. The paper gives no recipe for it: all else is that of the contrastive one.
 _base_ = "mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 
-num_classes = 1000
 ratios = (1, 2, 4, 8)
 model = dict(
     _delete_=True,
@@ -26,7 +25,7 @@ model = dict(
     neck=dict(type="MCLNeck", in_channels=[256, 512, 1024, 2048], ratios=ratios),
     head=dict(
         type="TileClassifierHead",
-        num_classes=num_classes,
+        num_classes=1000,
         ratios=ratios,
         level_weights=(1 / 2, 1 / 4, 1 / 8, 1 / 8),
         shared=True,
