@@ -36,6 +36,8 @@ custom_hooks = [
     dict(type="IterationSeedHook"),
     dict(type="NonFiniteLossHook"),
     dict(type="UnreadableImageHook", max_fraction=0.01),
+    # Data sets and head must mean the same classes.
+    dict(type="ClassesHook"),
 ]
 
 # The first view of the contrastive recipe blurs every crop; labels need sharp ones.
@@ -66,12 +68,19 @@ val_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     collate_fn=dict(type="default_collate"),
-    sampler=dict(type="DefaultSampler", shuffle=False),
+    # Classes mixed, always in the same way: tiles share their canvas with those of the
+    # next images, which are of one class in a folder's order.
+    sampler=dict(type="DefaultSampler", shuffle=True, seed=0),
+    # An image that cannot be read is replaced and named, as in training.
     dataset=dict(
-        type="CustomDataset",
-        data_root="data/imagenet/val/",
-        with_label=True,
-        pipeline=val_pipeline,
+        type="ReplayableDataset",
+        dataset=dict(
+            type="CustomDataset",
+            data_root="data/imagenet/val/",
+            with_label=True,
+            extensions=_base_.extensions,
+            pipeline=val_pipeline,
+        ),
     ),
 )
 # images alone, and as tiles of each level

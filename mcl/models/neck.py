@@ -235,6 +235,37 @@ class MCLNeck(FPN):
         return tuple(embeddings)
 
 
+def check_parts(preprocessor: nn.Module, neck: MCLNeck, head: nn.Module) -> None:
+    """See that the three parts of a model that know of levels agree.
+
+    Args:
+        preprocessor: of the model, with a ``montage``.
+        neck, head: with ``ratios``.
+
+    Raises:
+        InputError: when there is no montage, ratios differ, or the neck's computation
+            needs canvases that the montage does not lay.
+    """
+    montage = getattr(preprocessor, "montage", None)
+    if montage is None:
+        raise InputError(
+            f"model.data_preprocessor is {type(preprocessor).__name__}, which makes no "
+            "canvases: give MCLDataPreprocessor"
+        )
+    parts = dict(montage=montage, neck=neck, head=head)
+    ratios = {name: part.ratios for name, part in parts.items()}
+    if len(set(ratios.values())) > 1:
+        raise InputError(
+            f"ratios differ: {ratios}; give model.data_preprocessor.montage, "
+            "model.neck and model.head the same"
+        )
+    if neck.computation == "full" and not getattr(montage, "on_canvas", True):
+        raise InputError(
+            "model.neck.computation='full' needs tiles laid on canvases, which "
+            "montage.on_canvas=False does not do: take 'selected'"
+        )
+
+
 def embed_canvases(
     backbone: nn.Module, neck: MCLNeck, canvases: Sequence[Tensor]
 ) -> tuple[Tensor, ...]:
