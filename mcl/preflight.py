@@ -1,7 +1,7 @@
 """What is looked at before a run starts: device, paths, labels."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -171,13 +171,17 @@ def check_paths(cfg: Config, trust: bool = False) -> None:
     check_data(cfg)
 
 
-def check_data(cfg: Config) -> None:
+def check_data(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
     """Look for every folder, list and archive that the config's data sets name.
+
+    Args:
+        cfg: of a run.
+        loaders: those whose data sets are looked for.
 
     Raises:
         InputError: naming the field and the path that is not there.
     """
-    for loader in LOADERS:
+    for loader in loaders:
         for dataset in datasets((cfg.get(loader) or {}).get("dataset")):
             _check_dataset(loader, dataset)
 

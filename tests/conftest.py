@@ -152,7 +152,7 @@ def shrink_recipe(cfg: Config) -> None:
     cfg.train_dataloader.sampler.batch_size = 8
     if cfg.get("val_dataloader"):
         cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
-        cfg.val_dataloader.dataset.pipeline[2].crop_size = 32
+        cfg.val_dataloader.dataset.dataset.pipeline[2].crop_size = 32
 
 
 def shrunk_config(data_root: Path, **overrides) -> Config:

@@ -1,5 +1,7 @@
 """tools/browse_montage.py: what its pictures show, for every pre-training config."""
 
+import os
+
 import cv2
 import pytest
 import torch
@@ -9,7 +11,7 @@ from mmengine.runner import Runner
 from mcl.errors import InputError
 from mcl.levels import level_name
 from mcl.picture import GAP, first_batch, image_colour
-from mcl.preflight import adapt_to_cpu
+from mcl.preflight import adapt_to_cpu, datasets
 
 from .conftest import (
     ROOT,
@@ -36,6 +38,9 @@ def shipped(path, root) -> Config:
     cfg = Config.fromfile(path)
     shrink_recipe(cfg)
     give_images(cfg, root, 24)
+    if cfg.get("val_dataloader"):  # which is not read
+        for dataset in datasets(cfg.val_dataloader.dataset):
+            dataset.data_root = f"{root}/none"
     cfg.dump(root / "cfg.py")
     return cfg
 
@@ -125,11 +130,16 @@ def test_a_large_batch_is_shown_in_part_and_that_is_said(tmp_path, capsys):
 
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path, capsys):
+    """Both have names in Latin-1, which are no UTF-8."""
     shipped(TINY, tmp_path)
-    (tmp_path / "source0" / "001.jpg").write_bytes(b"no image")
-    browse(tmp_path / "cfg.py", tmp_path / "out", "--batch-size", 24)
-    named = f"unreadable image replaced: {tmp_path}/source0/001.jpg"
+    folder = os.fsencode(tmp_path / "source0")
+    os.rename(folder + b"/002.jpg", folder + b"/caf\xe9.jpg")
+    with open(folder + b"/th\xe9.jpg", "wb") as file:
+        file.write(b"no image")
+    browse(tmp_path / "cfg.py", tmp_path / "out", "--batch-size", 25)
+    named = f"unreadable image replaced: {tmp_path}/source0/th\\udce9.jpg"
     assert named in capsys.readouterr().out
+    assert b"source0/caf\xe9.jpg\n" in (tmp_path / "out/images.txt").read_bytes()
 
 
 def test_what_is_wrong_is_said_in_words(tmp_path):
@@ -149,6 +159,8 @@ def test_what_is_wrong_is_said_in_words(tmp_path):
     assert few in said(cfg, out, "--batch-size", 25)
     assert "batch_size=1" in said(cfg, out, "--batch-size", 1)
     assert not out.exists() or not list(out.iterdir())
+    (out / "images.txt").mkdir(parents=True)
+    assert f"{out}/images.txt: it cannot be written" in said(cfg, out)
     blocked = tmp_path / "file"
     blocked.write_text("")
     assert "OUT=" in said(cfg, blocked)

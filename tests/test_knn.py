@@ -1,9 +1,12 @@
 """Nearest neighbours on labelled images: the vote, the features, the hook in a run."""
 
 import json
+import logging
 import math
 import random
 import re
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,6 +156,33 @@ def test_a_data_set_config_and_fewer_images(labelled):
     assert hook.evaluate(model)["knn_backbone"] == 1.0
 
 
+def test_what_gives_no_score_or_is_replaced_is_said(labelled, tmp_path):
+    shutil.copytree(labelled / "val", tmp_path / "val")
+    broken = tmp_path / "val" / "red" / "0.png"
+    broken.write_bytes(b"no image")
+    model, said, scores = shrunk_model(), [], []
+    hook = hook_for(labelled, model, val=str(tmp_path / "val"))
+    runner = SimpleNamespace(
+        iter=4999,
+        max_iters=9999,
+        model=model,
+        logger=SimpleNamespace(
+            warning=said.append, log=lambda level, text: said.append((level, text))
+        ),
+        visualizer=SimpleNamespace(add_scalars=lambda s, step: scores.append(set(s))),
+    )
+    hook.after_train_iter(runner)
+    assert said[0].startswith(f"unreadable image replaced: {broken}")
+    level, text = said[1]
+    assert level == logging.INFO and "knn_p5: 1.0000" in text
+    model.neck.shared_convs[0].bn.running_mean.fill_(math.nan)
+    hook.after_train_iter(runner)
+    level, text = said[2]
+    assert level == logging.WARNING and "knn_backbone: 1.0000" in text
+    assert "knn_p5: no score, for features are not finite" in text and len(said) == 3
+    assert scores == [KEYS, {"knn_backbone"}]
+
+
 def test_modes_and_generators_are_set_back():
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Sequential(nn.BatchNorm1d(2)))
     model[1].eval()
@@ -230,6 +260,31 @@ def test_training_goes_on_bit_for_bit_and_the_log_has_it(
         (dict(k=0), "KNNHook.k=0"),
         (dict(interval=0), "KNNHook.interval=0"),
         (dict(temperature=0), "KNNHook.temperature=0"),
+        (dict(temperature="low"), "KNNHook.temperature='low'"),
+        (dict(train="{}/gap", val="{}/gap"), "images of one class only, .'a'."),
+        (dict(val="{}/less"), "KNNHook.val: it has no images of the classes .'red'."),
+        (
+            dict(
+                val=dict(
+                    type="CustomDataset",
+                    data_root="{}/val",
+                    metainfo=dict(classes=("red", "green", "blue")),
+                )
+            ),
+            "train has the classes .'blue'.* and val .'red'.* in another order",
+        ),
+        (
+            dict(
+                val=dict(
+                    type="CustomDataset",
+                    data_root="{}",
+                    data_prefix="val",
+                    ann_file="beyond.txt",
+                    metainfo=dict(classes=("blue", "green", "red")),
+                )
+            ),
+            "KNNHook.val: it has a label 3, but metainfo.classes has 3 names",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(labelled, option, message):
@@ -237,6 +292,12 @@ def test_what_is_wrong_is_named(labelled, option, message):
     if not (labelled / "one").exists():
         (labelled / "one" / "a").mkdir(parents=True)
         Image.new("RGB", (40, 40)).save(labelled / "one" / "a" / "0.png")
+        shutil.copytree(labelled / "one", labelled / "gap")
+        (labelled / "gap" / "b").mkdir()
+        shutil.copytree(labelled / "val", labelled / "less")
+        for file in (labelled / "less" / "red").iterdir():
+            file.unlink()
+        (labelled / "beyond.txt").write_text("blue/0.png 0\nred/0.png 3")
 
     def filled(value):
         if isinstance(value, dict):

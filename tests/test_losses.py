@@ -88,7 +88,8 @@ def test_head_matches_each_level_with_its_images():
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(InputError, match="temperature=0"):
-        MultiLevelContrastiveLoss(temperature=0)
+    for temperature in (0, "low", None):
+        with pytest.raises(InputError, match=f"temperature={temperature!r}"):
+            MultiLevelContrastiveLoss(temperature=temperature)
     with pytest.raises(InputError, match="level_weights"):
         MCLHead((1, 2), SIZES, dict(type="MultiLevelContrastiveLoss"))

@@ -8,6 +8,7 @@ import torch
 
 from mcl.errors import InputError
 from mcl.models import MCLHead
+from mcl.models.losses import normalise
 from mcl.models.matching import TargetQueue, Targets, gather_targets, matched_levels
 
 from .conftest import random_views, shrunk_model
@@ -215,11 +216,21 @@ def test_regression_against_brute_force():
         assert got[f"loss_{name}"].item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_regression_has_no_gradient_from_other_images():
-    model = shrunk_model(**{"head.loss.type": "MultiLevelRegressionLoss"}).train()
-    losses = model.loss(random_views(model))
-    assert losses["ce_p5"].item() == pytest.approx(math.log(8), abs=1)
-    assert not losses["ce_p5"].requires_grad and losses["loss_p5"].requires_grad
+@pytest.mark.parametrize("kind, negatives", [("Regression", 0), ("Contrastive", 1)])
+def test_regression_has_no_gradient_from_other_images(kind, negatives):
+    model = head(loss=dict(type=f"MultiLevel{kind}Loss"))
+    model.eval()  # batch statistics would tie the tiles together
+    online, index = draw(7)
+    targets, gradients = normalise(torch.randn(7, 6)), []
+    for _ in range(2):
+        tiles = [e.clone().requires_grad_() for e in online]
+        losses = model.loss(tiles, index, Targets(targets[None], None))
+        sum(v for k, v in losses.items() if k.startswith("loss")).backward()
+        gradients.append([t.grad[i == 0] for t, i in zip(tiles, index, strict=True)])
+        targets = torch.cat([targets[:1], normalise(torch.randn(6, 6))])
+    for before, after in zip(*gradients, strict=True):
+        assert before.abs().sum() > 0
+        assert torch.equal(before, after) == (not negatives)
 
 
 # --- several processes
@@ -262,6 +273,7 @@ def test_wrong_options_are_named():
         (dict(assignment="e"), "assignment='e'"),
         (dict(reduction="max"), "reduction='max'"),
         (dict(queue=-1), "queue=-1"),
+        (dict(queue=True), "queue=True"),
     ):
         with pytest.raises(InputError, match=words):
             head(**options)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from mcl.errors import InputError
 from mcl.models import TargetNetwork
 
 from .conftest import random_views, shrunk_model
@@ -98,6 +99,12 @@ def test_buffers_of_the_target_are_its_own():
     assert target.neck.training
 
 
+def test_the_target_moves_by_a_share():
+    for share in (-0.1, 1.1, "0.01"):
+        with pytest.raises(InputError, match=f"base_momentum={share!r}"):
+            TargetNetwork(nn.Identity(), nn.Identity(), share)
+
+
 def test_target_step_is_in_the_state_dict():
     model = shrunk_model()
     model.update_target(10)
@@ -163,8 +170,6 @@ def test_preprocessor_counts_the_crops():
 
 
 def test_a_preprocessor_without_a_montage_is_named():
-    from mcl.errors import InputError
-
     other = dict(_delete_=True, type="SelfSupDataPreprocessor")
     with pytest.raises(InputError, match="SelfSupDataPreprocessor.*MCLDataPre"):
         shrunk_model(data_preprocessor=other)

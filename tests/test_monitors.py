@@ -4,10 +4,12 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
@@ -231,6 +233,26 @@ def test_a_collapse_is_said_once_after_the_warm_up(tmp_path, black_images):
     last = rows_of(tmp_path)[10]
     assert last["std_p5"] < 1e-3 and last["rank_p5"] == pytest.approx(1, abs=1e-3)
     assert last["ce_p5"] == pytest.approx(last["chance"], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind, judged", [("Contrastive", True), ("Regression", False)])
+def test_a_cross_entropy_that_is_not_trained_is_not_judged(kind, judged):
+    model = shrunk_model(**{"head.loss.type": f"MultiLevel{kind}Loss"}).train()
+    warnings = []
+    runner = SimpleNamespace(
+        iter=0,
+        model=model,
+        message_hub=MessageHub(f"no negatives {kind}"),
+        logger=SimpleNamespace(warning=warnings.append),
+    )
+    hook = EmbeddingMonitorHook(interval=1, warmup=0, min_rank=16, patience=1)
+    hook.before_train_iter(runner)
+    for name, figure in model.loss(random_views(model)).items():
+        # far above chance, as without negatives it becomes
+        runner.message_hub.update_scalar(f"train/{name}", figure.item() + 9)
+    hook.after_train_iter(runner)
+    said = "".join(warnings)
+    assert ("ce_p5" in said) == judged and "rank_p5" in said
 
 
 def test_a_healthy_run_is_not_warned_of(tmp_path, image_folder):

@@ -87,6 +87,8 @@ def test_cut_undoes_lay():
         (dict(size=224.0), "size=224.0"),
         (dict(ratios=(1, 2.0)), "ratios"),
         (dict(ratios=4), "ratios"),
+        (dict(shuffle="no"), "shuffle='no'"),
+        (dict(on_canvas=0), "on_canvas=0"),
     ],
 )
 def test_wrong_settings_are_named(arguments, field):

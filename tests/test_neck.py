@@ -133,6 +133,20 @@ def test_wrong_settings_are_named():
         MCLNeck(CHANNELS, computation="half")
     with pytest.raises(InputError, match="ratios"):
         MCLNeck(CHANNELS[1:], ratios=(1, 2, 4, 8))
+    for number in (-1, 1.5):
+        with pytest.raises(InputError, match=f"num_shared_convs={number}"):
+            MCLNeck(CHANNELS, num_shared_convs=number)
+
+
+def test_one_image_in_a_process_needs_statistics_over_processes():
+    neck = MCLNeck(CHANNELS, 8, ratios=(1, 2), projector=SIZES).train()
+    one = maps((1, 1))
+    with pytest.raises(InputError, match="batch_size=1.*sync_bn='torch'"):
+        neck(one, (1, 1))
+    assert len(neck.eval()(one, (1, 1))[0]) == 1
+    pooled = dict(type="GlobalAveragePooling")  # no batch norm of rows
+    neck = MCLNeck(CHANNELS, 8, ratios=(1, 2), projector=pooled).train()
+    assert len(neck(one, (1, 1))[0]) == 1
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -4,7 +4,10 @@ import gzip
 import json
 import os
 import shutil
+import stat
+import tarfile
 import zipfile
+from io import BytesIO
 from itertools import islice
 
 import pytest
@@ -190,8 +193,15 @@ def test_the_index_is_kept_and_follows_a_changed_archive(folder, tmp_path, monke
     archives._open.cache_clear()
     assert len(build("ArchiveImages", **options)) == 5
     assert len(build("ArchiveImages", extensions=(".png", "3.jpg"), **options)) == 1
-    index.write_text("no json")
+    older = index.read_text().replace('"version": 2', '"version": 1')
+    index.write_text(older)
     assert len(build("ArchiveImages", **options)) == 5
+    assert index.read_text() != older
+    for other in ("no json", "", "[]", '{"images": []}', '{"version": 2}'):
+        index.write_text(other)
+        with pytest.raises(InputError, match="index.json: this is no index of arch"):
+            build("ArchiveImages", **options)
+        assert index.read_text() == other
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="index_file=.*cannot be written"):
         build("ArchiveImages", archives=str(path), index_file=f"{tmp_path}/file/i.json")
@@ -213,6 +223,45 @@ def test_hidden_files_and_repeated_names(folder, tmp_path):
     assert len(again) == 9
     content = archives.read_member(str(tmp_path / "x.tar"), *again["a/000.jpg"][1:])
     assert content == (folder / "b" / "005.jpg").read_bytes()
+
+
+@pytest.mark.parametrize("ending", ["tar", "zip"])
+def test_names_of_members_are_taken_as_they_are_meant(folder, tmp_path, ending):
+    """./c1/x.jpg, /c2/x.jpg and ../c3//x.jpg are of classes c1 to c3."""
+    names = ["./c1/0.jpg", "/c2/1.jpg", "../c3//2.jpg", "./.hidden/3.jpg"]
+    path, image = str(tmp_path / f"x.{ending}"), (folder / "a/000.jpg").read_bytes()
+    if ending == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, image)
+    else:
+        with tarfile.open(path, "w") as archive:
+            for name in names:
+                entry = tarfile.TarInfo(name)
+                entry.size = len(image)
+                archive.addfile(entry, BytesIO(image))
+    dataset = build("ArchiveImages", archives=path, with_label=True)
+    assert dataset.metainfo["classes"] == ("c1", "c2", "c3")
+    paths = [dataset[i]["data_samples"].img_path for i in range(3)]
+    assert paths == [f"{path}/c1/0.jpg", f"{path}/c2/1.jpg", f"{path}/c3/2.jpg"]
+
+
+def test_a_file_with_two_paths_is_one_archive(folder, tmp_path):
+    path = pack(folder, tmp_path / "x.tar")
+    (tmp_path / "z.tar").symlink_to(path)
+    found = archives.find_archives(["*.tar", "./x.tar", str(path)], str(tmp_path))
+    assert len(found) == 1 and os.path.samefile(found[0], path)
+
+
+def test_what_is_no_image_in_a_zip_is_passed_over(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.write(folder / "a/000.jpg", "000.jpg")
+        link = zipfile.ZipInfo("link.jpg")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "000.jpg")
+        archive.writestr("notes.txt", "packed tightly", zipfile.ZIP_LZMA)
+    found = archives.list_images(str(tmp_path / "x.zip"), [".jpg"])
+    assert [m.name for m in found] == ["000.jpg"]
 
 
 @pytest.mark.parametrize("name", ["x.tar", "stored.zip", "deflated.zip"])
@@ -269,6 +318,7 @@ def test_archives_that_cannot_be_read_are_refused_in_words(
     (tmp_path / "y.tar").write_bytes(whole[:second])
     assert len(archives.list_images(str(tmp_path / "y.tar"), [".jpg"])) == 1
     assert "no mark at its end" in notes[0]
+    assert "more follows its end" in refused(whole + whole)
     zipped = pack(folder, tmp_path / "x.zip").read_bytes()
     assert "damaged or cut short" in refused(zipped[:-30], "y.zip")
     assert "hold no image; the names of images end with .png" in refused(
@@ -391,8 +441,17 @@ def test_what_is_missing_is_said_before_the_run(tmp_path):
     cfg = recipe("archives", tmp_path)
     check_data(cfg)
     inner = cfg.train_dataloader.dataset.dataset
-    inner.archives = ["*.tar", "shard-*.zip"]
-    assert f"archives={inner.data_root}/shard-*.zip: there is no" in said(cfg)
+    inner.archives = ["*.zip", "shard-*.tar"]
+    missing = f"{inner.data_root}/*.zip, {inner.data_root}/shard-*.tar: there is no"
+    assert f"archives={missing}" in said(cfg)
+    # one kind of archive is enough for globs; a path must be there
+    inner.archives = Config.fromfile(BASE / "archives_mcl_224.py")[
+        "train_dataloader"
+    ].dataset.dataset.archives
+    assert "*.zip" in inner.archives
+    check_data(cfg)
+    inner.archives = ["*.tar", "x.zip"]
+    assert f"archives={inner.data_root}/x.zip: there is no" in said(cfg)
 
     cfg = recipe("list", tmp_path)
     check_data(cfg)

@@ -1,7 +1,9 @@
 """Supervised MCL: tiles learn their image's label, and are evaluated by it."""
 
 import math
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +12,12 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
+from mmpretrain.registry import DATASETS, MODELS
 from mmpretrain.structures import DataSample
 from PIL import Image
+from torch import nn
 
-from mcl.engine import LevelAccuracy
+from mcl.engine import ClassesHook, LevelAccuracy
 from mcl.errors import InputError
 from mcl.export import ToMMDetection, export, take_network
 from mcl.models import TileClassifierHead
@@ -34,8 +37,8 @@ SMALL = {
     "val_dataloader.batch_size": 5,
     "val_dataloader.num_workers": 0,
     "val_dataloader.persistent_workers": False,
-    "val_dataloader.dataset.pipeline.1.scale": 36,
-    "val_dataloader.dataset.pipeline.2.crop_size": 32,
+    "val_dataloader.dataset.dataset.pipeline.1.scale": 36,
+    "val_dataloader.dataset.dataset.pipeline.2.crop_size": 32,
 }
 
 
@@ -54,7 +57,7 @@ def small_config(data: Path, **overrides) -> Config:
         {
             **SMALL,
             "train_dataloader.dataset.dataset.data_root": str(data / "train"),
-            "val_dataloader.dataset.data_root": str(data / "val"),
+            "val_dataloader.dataset.dataset.data_root": str(data / "val"),
             **overrides,
         }
     )
@@ -163,8 +166,8 @@ def test_classes_are_learnt_and_evaluated(data, tmp_path, projector):
             "train_cfg.val_interval": 60,
             "model.data_preprocessor.montage.size": 64,
             "train_dataloader.dataset.dataset.pipeline.1.size": 64,
-            "val_dataloader.dataset.pipeline.1.scale": 64,
-            "val_dataloader.dataset.pipeline.2.crop_size": 64,
+            "val_dataloader.dataset.dataset.pipeline.1.scale": 64,
+            "val_dataloader.dataset.dataset.pipeline.2.crop_size": 64,
             "train_dataloader.batch_size": 16,
             "optim_wrapper": dict(_delete_=True, optimizer=dict(type="AdamW", lr=3e-3)),
             "param_scheduler": None,
@@ -175,26 +178,67 @@ def test_classes_are_learnt_and_evaluated(data, tmp_path, projector):
         },
     )
     cfg.model.neck.projector = projector
+    broken = data / "val/class_0/broken.webp"
+    broken.write_bytes(b"no image")
     runner = Runner.from_cfg(cfg)
     runner.train()
+    broken.unlink()
+    (log,) = tmp_path.glob("*/*.log")
+    assert log.read_text().count(f"unreadable image replaced: {broken}") == 1
     scalars = {k: v.current() for k, v in runner.message_hub.log_scalars.items()}
     for level in ("p5", "p4", "p3", "p2"):
         assert scalars[f"train/top1_{level}"] > 0.8
-        assert scalars[f"val/top1_{level}"] > 0.8
+        # of 13 images; of tiles, which lie beside other classes', chance is 0.33
+        assert scalars[f"val/top1_{level}"] > (0.8 if level == "p5" else 0.5)
     assert scalars["val/accuracy/top1"] == pytest.approx(100 * scalars["val/top1_p5"])
 
 
-def test_predictions_do_not_depend_on_the_batch(data):
-    """Each image is a tile of every level once, whatever fills the last canvas."""
-    model = build(data).eval()
+@pytest.mark.parametrize("on_canvas", [True, False])
+def test_each_image_is_read_from_a_tile_of_its_own(data, on_canvas):
+    """Alone it depends on nothing else; a tile's canvas shows the next images too."""
+    model = build(
+        data, **{"model.data_preprocessor.montage.on_canvas": on_canvas}
+    ).eval()
+    nn.init.normal_(model.head.classifiers[0].weight)  # no scores that are nearly equal
+    given, logits = [], []
+    model.backbone.register_forward_pre_hook(lambda m, args: given.extend(args[0]))
+    model.head.register_forward_hook(lambda m, args, found: logits.append(found))
     images = torch.randn(5, 3, 32, 32)
-    samples = model.predict(images, [DataSample() for _ in range(5)])
-    fields = [f"pred_label_p{i}" for i in (5, 4, 3, 2)]
-    assert all(field in samples[0] for field in fields)
-    canvas = model._tile_canvases(images, 4)
-    assert canvas.shape == (1, 3, 32, 32)
-    tile = F.interpolate(images[4:5], size=8, mode="bilinear", antialias=True)
-    torch.testing.assert_close(canvas[:, :, 8:16, :8], tile)
+    together = model.predict(images, [DataSample() for _ in range(5)])
+    tile = F.interpolate(images[4:], size=8, mode="bilinear", antialias=True)[0]
+    if on_canvas:  # five images, two canvases of P4, one of P3 and of P2
+        assert len(given) == 5 + 2 + 1 + 1
+        torch.testing.assert_close(given[7][:, 8:16, :8], tile)
+    else:
+        torch.testing.assert_close(given[2 * 5 + 4], tile)
+    samples = [model.predict(image[None], [DataSample()])[0] for image in images]
+    for level, of_level in enumerate(zip(*logits, strict=True)):
+        name, (many, *alone) = f"pred_label_p{5 - level}", of_level
+        assert [s.get(name) for s in together] == many[:5].argmax(dim=1).tolist()
+        assert [s.get(name) for s in samples] == [o[0].argmax() for o in alone]
+        alone = torch.stack([o[0] for o in alone])
+        same = torch.allclose(many[:5], alone, rtol=1e-4, atol=1e-5)
+        assert same == (level == 0 or not on_canvas)
+
+
+def test_validation_mixes_the_classes(data):
+    loader = small_config(data).val_dataloader
+    first, second = (
+        [
+            sample.gt_label.item()
+            for batch in Runner.build_dataloader(loader, seed=None)
+            for sample in batch["data_samples"]
+        ]
+        for _ in range(2)
+    )
+    assert first == second and first != sorted(first)
+
+
+def test_images_to_classify_are_squares_of_whole_cells(data):
+    model = build(data).eval()
+    for shape in ((48, 48), (32, 64)):
+        with pytest.raises(InputError, match=f"{shape[0]} x {shape[1]} pixels: crop"):
+            model.predict(torch.zeros(2, 3, *shape), [DataSample() for _ in range(2)])
 
 
 def test_metric():
@@ -224,6 +268,75 @@ def test_data_without_labels_are_refused(data):
     labels = [DataSample().set_gt_label(CLASSES) for _ in range(8)]
     with pytest.raises(InputError, match="a label 3"):
         model.loss(inputs["inputs"], labels)
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"model.neck.ratios": (1, 2)}, "ratios differ: .*'neck': .1, 2."),
+        (
+            {
+                "model.neck.computation": "full",
+                "model.data_preprocessor.montage.on_canvas": False,
+            },
+            "computation='full' needs tiles laid on canvases",
+        ),
+        ({"model.data_preprocessor": dict(_delete_=True, type="SelfSupDataPreproces"
+          "sor")}, "SelfSupDataPreprocessor, which makes no canvases"),
+        ({"model.head.in_channels": 256}, "head.in_channels=256.*embeddings have 16"),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_agree_are_named(data, wrong, words):
+    with pytest.raises(InputError, match=words):
+        model = build(data, **wrong)
+        model.loss(batch(model)["inputs"], batch(model)["data_samples"])
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        ({"model.head.num_classes": 2}, "num_classes=2, but train_dataloader.* 3 cl"),
+        ({"model.head.num_classes": 1000}, "num_classes=1000, but train_.* 3 classes"),
+        (
+            {"val_dataloader.dataset.dataset.data_root": "{}/fewer"},
+            "train_.* 3 classes and val_.* 2: .'class_0'. are in one of them only",
+        ),
+        (
+            {
+                "val_dataloader.dataset.dataset.metainfo": dict(
+                    classes=("class_2", "class_1", "class_0")
+                )
+            },
+            "the order differs",
+        ),
+        ({}, None),
+    ],
+)
+def test_classes_of_both_parts_and_head_must_agree(data, tmp_path, overrides, words):
+    if not (data / "fewer").exists():
+        shutil.copytree(data / "val", data / "fewer")
+        shutil.rmtree(data / "fewer/class_0")
+    filled = {
+        key: value.format(data) if isinstance(value, str) else value
+        for key, value in overrides.items()
+    }
+    cfg = small_config(data, **filled)
+    assert [h.type for h in cfg.custom_hooks].count("ClassesHook") == 1
+    model = MODELS.build(cfg.model)
+    runner = SimpleNamespace(model=model, val_loop=True)
+    for part in ("train", "val"):
+        dataset = DATASETS.build(cfg[f"{part}_dataloader"].dataset)
+        setattr(runner, f"{part}_dataloader", SimpleNamespace(dataset=dataset))
+    if words is None:
+        ClassesHook().before_train(runner)
+    else:
+        with pytest.raises(InputError, match=words):
+            ClassesHook().before_train(runner)
+
+
+def test_a_dead_copy_of_an_option_is_not_there():
+    """--cfg-options num_classes=3 would change nothing, so it is pointed at."""
+    assert "num_classes" not in Config.fromfile(RECIPE)
 
 
 def test_wrong_options_are_named():

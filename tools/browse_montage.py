@@ -69,7 +69,7 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.batch_size:
         cfg.train_dataloader.batch_size = args.batch_size
     settle_loaders(cfg)
-    check_data(cfg)
+    check_data(cfg, ["train_dataloader"])
     return cfg
 
 
@@ -136,14 +136,23 @@ def write(path: Path, picture: np.ndarray) -> None:
 
 
 def name_images(batch: Batch, out: Path) -> None:
-    """Write which image each number is; name those that could not be read."""
+    """Write which image each number is; name those that could not be read.
+
+    Raises:
+        InputError: when the file cannot be written.
+    """
     lines = [f"{i} {s.get('img_path')}" for i, s in enumerate(batch.samples)]
-    path = out / "images.txt"
-    path.write_text("\n".join(lines) + "\n")
+    path, text = out / "images.txt", "\n".join(lines) + "\n"
+    try:
+        # Names of files may be bytes that are no UTF-8: they are written as they are.
+        path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise InputError(f"{path}: it cannot be written ({error.strerror})") from error
     print(f"{path}: number and path of the {len(lines)} images of the batch")
     for sample in batch.samples:
         for reason in sample.get("replaced", {}).values():
-            print(f"unreadable image replaced: {reason}")
+            shown = reason.encode(errors="backslashreplace").decode()
+            print(f"unreadable image replaced: {shown}")
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 # network. The paper gives no recipe for it: all else is that of the contrastive one.
 _base_ = "mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 
-num_classes = 1000
 ratios = (1, 2, 4, 8)
 model = dict(
     _delete_=True,
@@ -26,7 +25,7 @@ model = dict(
     neck=dict(type="MCLNeck", in_channels=[256, 512, 1024, 2048], ratios=ratios),
     head=dict(
         type="TileClassifierHead",
-        num_classes=num_classes,
+        num_classes=1000,
         ratios=ratios,
         level_weights=(1 / 2, 1 / 4, 1 / 8, 1 / 8),
         shared=True,
@@ -37,6 +36,8 @@ custom_hooks = [
     dict(type="IterationSeedHook"),
     dict(type="NonFiniteLossHook"),
     dict(type="UnreadableImageHook", max_fraction=0.01),
+    # Data sets and head must mean the same classes.
+    dict(type="ClassesHook"),
 ]
 
 # The first view of the contrastive recipe blurs every crop; labels need sharp ones.
@@ -67,12 +68,19 @@ val_dataloader = dict(
     persistent_workers=True,
     pin_memory=True,
     collate_fn=dict(type="default_collate"),
-    sampler=dict(type="DefaultSampler", shuffle=False),
+    # Classes mixed, always in the same way: tiles share their canvas with those of the
+    # next images, which are of one class in a folder's order.
+    sampler=dict(type="DefaultSampler", shuffle=True, seed=0),
+    # An image that cannot be read is replaced and named, as in training.
     dataset=dict(
-        type="CustomDataset",
-        data_root="data/imagenet/val/",
-        with_label=True,
-        pipeline=val_pipeline,
+        type="ReplayableDataset",
+        dataset=dict(
+            type="CustomDataset",
+            data_root="data/imagenet/val/",
+            with_label=True,
+            extensions=_base_.extensions,
+            pipeline=val_pipeline,
+        ),
     ),
 )
 # images alone, and as tiles of each level

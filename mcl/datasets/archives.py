@@ -9,13 +9,14 @@ directory again.
 import json
 import logging
 import os
+import stat
 import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Sequence
 from functools import lru_cache
-from glob import glob
+from glob import escape, glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,14 +35,16 @@ COMPRESSED = {
 MAX_OPEN = 256
 # Bytes of a zip member's own header before its name.
 ZIP_HEADER = 30
-CACHE_VERSION = 1
+# Bytes looked at together behind a tar's end.
+CHUNK = 2**20
+CACHE_VERSION = 2
 
 
 class Member(NamedTuple):
     """A file inside an archive.
 
     Attributes:
-        name: its path inside the archive.
+        name: its path inside the archive, without `.`, `..` and empty parts.
         offset: byte where its content begins (tar) or its header (zip).
         size: bytes that its content takes there.
         method: zip's way to compress it; None in a tar.
@@ -56,29 +59,35 @@ class Member(NamedTuple):
 
 
 def find_archives(patterns: str | Sequence[str], root: str = "") -> list[str]:
-    """Paths of the archives that match, sorted, each once.
+    """Paths of the archives that match, sorted, each file once whatever leads to it.
 
     Args:
         patterns: paths or globs, relative to ``root`` or absolute.
 
     Raises:
-        InputError: naming a pattern that no file matches.
+        InputError: naming a path that is no file, or all globs when none matches.
     """
-    found = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        path = os.path.join(root, os.path.expanduser(pattern))
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    paths = [os.path.join(root, os.path.expanduser(p)) for p in patterns]
+    if not paths:
+        raise InputError("archives=[]: name at least one .tar or .zip file")
+    found, missing = [], []
+    for path in paths:
         # A file's own name may hold brackets, which mean something in a glob.
         matches = [path] if os.path.isfile(path) else glob(path, recursive=True)
         files = [f for f in matches if os.path.isfile(f)]
-        if not files:
-            raise InputError(
-                f"archives={path}: there is no such file; give paths or globs of .tar "
-                "and .zip files, relative to data_root"
-            )
-        found.update(files)
-    if not found:
-        raise InputError("archives=[]: name at least one .tar or .zip file")
-    return sorted(found)
+        found += files
+        if not files and escape(path) == path:  # a path, not a glob
+            missing.append(path)
+    if missing or not found:
+        raise InputError(
+            f"archives={', '.join(missing or paths)}: there is no such file; give "
+            "paths or globs of .tar and .zip files, relative to data_root"
+        )
+    unique: dict[str, str] = {}
+    for path in sorted(found):
+        unique.setdefault(os.path.realpath(path), path)
+    return list(unique.values())
 
 
 def index_archives(
@@ -94,14 +103,14 @@ def index_archives(
 
     Raises:
         InputError: for an archive without an order to read at random, a damaged one,
-            or a cache that cannot be written.
+            or a cache that is another file or cannot be written.
     """
     extensions = sorted(extensions)
     known = _read_cache(cache, extensions)
     entries = {}
     for path in paths:
-        stat, key = os.stat(path), os.path.abspath(path)
-        state = [stat.st_size, stat.st_mtime_ns]
+        found, key = os.stat(path), os.path.abspath(path)
+        state = [found.st_size, found.st_mtime_ns]
         entry = known.get(key)
         if entry is None or entry["state"] != state:
             entry = dict(state=state, members=list_images(path, extensions))
@@ -131,8 +140,9 @@ def list_images(path: str, extensions: Sequence[str]) -> list[Member]:
                 "image cannot be read without all before it; unpack it to a plain "
                 ".tar (images shrink no further) or to a folder"
             )
-    members = _list_zip(path) if head.startswith(b"PK") else _list_tar(path)
     endings = tuple(extensions)
+    zipped = head.startswith(b"PK")
+    members = _list_zip(path, endings) if zipped else _list_tar(path)
     images = {m.name: m for m in members if _is_image(m.name, endings)}
     inner = [m.name for m in members if m.name.lower().endswith((".tar", ".zip"))]
     if not images and inner:
@@ -194,6 +204,11 @@ class _Handle:
 _open = lru_cache(MAX_OPEN)(_Handle)
 
 
+def _plain(name: str) -> str:
+    """A member's path as it is meant: some tools write ``./a``, ``/a`` or ``../a``."""
+    return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
+
+
 def _is_image(name: str, extensions: tuple[str, ...]) -> bool:
     hidden = any(part.startswith(".") for part in name.split("/"))
     resources = name.startswith("__MACOSX/")
@@ -207,7 +222,7 @@ def _list_tar(path: str) -> list[Member]:
             while entry := tar.next():
                 tar.members.clear()  # it would keep a kilobyte for each
                 if entry.isreg() and not entry.issparse():
-                    name = entry.name.removeprefix("./")
+                    name = _plain(entry.name)
                     members.append(Member(name, entry.offset_data, entry.size))
             end = tar.offset
     except (tarfile.TarError, EOFError) as error:
@@ -220,7 +235,7 @@ def _list_tar(path: str) -> list[Member]:
 
 
 def _check_end(path: str, end: int) -> None:
-    """Zeros follow the last member; tarfile stops at a bad header or nothing too."""
+    """Zeros alone follow the last member; tarfile stops at whatever it cannot read."""
     with open(path, "rb") as file:
         file.seek(end)
         block = file.read(tarfile.BLOCKSIZE)
@@ -236,9 +251,16 @@ def _check_end(path: str, end: int) -> None:
                 f"archives={path}: the header at byte {end} is damaged, so what "
                 "follows cannot be found; copy the file anew"
             )
+        while block := file.read(CHUNK):
+            if block.strip(b"\0"):
+                raise InputError(
+                    f"archives={path}: more follows its end at byte {end}, as in tars "
+                    "joined by `cat`; name each of them, or join them by "
+                    "`tar --concatenate`"
+                )
 
 
-def _list_zip(path: str) -> list[Member]:
+def _list_zip(path: str, extensions: tuple[str, ...]) -> list[Member]:
     members = []
     try:
         with zipfile.ZipFile(path) as archive:
@@ -248,21 +270,15 @@ def _list_zip(path: str) -> list[Member]:
             f"archives={path}: it is damaged or cut short ({error}); copy it anew"
         ) from error
     for entry in entries:
-        if entry.is_dir():
+        # The upper half is the file's mode where it was packed on Unix.
+        if entry.is_dir() or stat.S_ISLNK(entry.external_attr >> 16):
             continue
-        encrypted = entry.flag_bits & 1
-        if encrypted or entry.compress_type not in (
-            zipfile.ZIP_STORED,
-            zipfile.ZIP_DEFLATED,
-        ):
-            how = "encrypted" if encrypted else f"method {entry.compress_type}"
-            raise InputError(
-                f"archives={path}: {entry.filename} is compressed in a way that is not "
-                f"read here ({how}); pack it with `zip -0`"
-            )
+        name = _plain(entry.filename)
+        if _is_image(name, extensions):
+            _check_method(path, entry)
         members.append(
             Member(
-                entry.filename,
+                name,
                 entry.header_offset,
                 entry.compress_size,
                 entry.compress_type,
@@ -272,16 +288,34 @@ def _list_zip(path: str) -> list[Member]:
     return members
 
 
+def _check_method(path: str, entry: zipfile.ZipInfo) -> None:
+    encrypted = entry.flag_bits & 1
+    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    if encrypted or entry.compress_type not in methods:
+        how = "encrypted" if encrypted else f"method {entry.compress_type}"
+        raise InputError(
+            f"archives={path}: {entry.filename} is compressed in a way that is not "
+            f"read here ({how}); pack it with `zip -0`"
+        )
+
+
 def _read_cache(cache: str | None, extensions: list[str]) -> dict:
-    """Archives of the cache; none where it is missing, damaged or another's."""
+    """Archives of the cache; none where it is missing or made for other images."""
+    if not cache or not os.path.exists(cache):
+        return {}
     try:
-        content = json.loads(Path(cache).read_text()) if cache else {}
+        content = json.loads(Path(cache).read_text())
     except (OSError, ValueError):
-        return {}
+        content = None
+    archives = content.get("archives") if isinstance(content, dict) else None
+    # It will be written over.
+    if not isinstance(archives, dict) or "version" not in content:
+        raise InputError(
+            f"index_file={cache}: this is no index of archives; name a file that does "
+            "not exist yet, or delete it if it was one"
+        )
     meant = dict(version=CACHE_VERSION, extensions=extensions)
-    if any(content.get(key) != value for key, value in meant.items()):
-        return {}
-    return content["archives"]
+    return archives if meant.items() <= content.items() else {}
 
 
 def _write_cache(cache: str, extensions: list[str], archives: dict) -> None:

@@ -56,7 +56,7 @@ class Montage(BaseTransform):
             of its own, stacked along the batch (a control: MultiCrop).
 
     Raises:
-        InputError: for a size, ratio or count that cannot work, or crops of
+        InputError: for a size, ratio, count or switch that cannot work, or crops of
             another size.
 
     Example:
@@ -80,6 +80,9 @@ class Montage(BaseTransform):
     ) -> None:
         self.size = check_size(size)
         self.ratios = check_ratios(ratios)
+        for name, switch in dict(shuffle=shuffle, on_canvas=on_canvas).items():
+            if not isinstance(switch, bool):
+                raise InputError(f"{name}={switch!r}: say True or False")
         self.shuffle = shuffle
         self.on_canvas = on_canvas
         if canvases is None:

@@ -112,7 +112,7 @@ class ArchiveImages(BaseDataset):
 
     A tar must not be compressed. The files lie on a disk that this machine mounts;
     members are read in any order, a few times 100 kB each. An image is called
-    ``<archive>/<member>`` in messages. Links in a tar and hidden files are left out.
+    ``<archive>/<member>`` in messages. Links and hidden files are left out.
 
     Args:
         archives: paths or globs, relative to ``data_root``, of one or many shards.

@@ -1,5 +1,10 @@
 from .compiling import CompileHook
-from .guards import LoadReportHook, NonFiniteLossHook, UnreadableImageHook
+from .guards import (
+    ClassesHook,
+    LoadReportHook,
+    NonFiniteLossHook,
+    UnreadableImageHook,
+)
 from .knn import KNNHook
 from .logs import DeferredInfoHook
 from .metrics import LevelAccuracy
@@ -9,6 +14,7 @@ from .steps import IterationSeedHook, OptimStepParamSchedulerHook, TargetUpdateH
 
 __all__ = [
     "BFloat16OptimWrapper",
+    "ClassesHook",
     "CompileHook",
     "DeferredInfoHook",
     "EmbeddingMonitorHook",

@@ -74,12 +74,82 @@ class NonFiniteLossHook(Hook):
         )
 
 
+def name_unreadable(
+    runner: Runner, found: dict[str, str], named: set[str]
+) -> dict[str, str]:
+    """Warn of the images that some process could not read, each once.
+
+    Args:
+        runner: of the run.
+        found: of this process: path and reason.
+        named: paths that were warned of before; those of this call are added.
+
+    Returns:
+        Those of all processes.
+    """
+    merged = {}
+    for part in all_gather_object(found):
+        merged.update(part)
+    for path, reason in merged.items():
+        if path not in named and get_rank() == 0:
+            runner.logger.warning(f"unreadable image replaced: {reason}")
+    named.update(merged)
+    return merged
+
+
+@HOOKS.register_module()
+class ClassesHook(Hook):
+    """See before training that data sets and head mean the same classes.
+
+    Labels are places in a list of names, which a class folder more or less shifts.
+    A data set that does not know its classes' names, such as a list of labelled
+    images, is passed over.
+
+    Raises:
+        InputError: before the run, naming the classes that differ or both numbers.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        loaders = dict(train_dataloader=runner.train_dataloader)
+        if runner.val_loop is not None:
+            loaders["val_dataloader"] = runner.val_dataloader
+        known = {}
+        for name, loader in loaders.items():
+            classes = getattr(loader.dataset, "metainfo", {}).get("classes")
+            if classes is not None:
+                known[name] = list(classes)
+        if len(known) == 2:
+            self._compare(*known.values())
+        number = unwrap(runner.model).head.num_classes
+        for name, classes in known.items():
+            if len(classes) != number:
+                raise InputError(
+                    f"model.head.num_classes={number}, but {name}.dataset has "
+                    f"{len(classes)} classes: make them equal"
+                )
+
+    @staticmethod
+    def _compare(train: list[str], val: list[str]) -> None:
+        if train == val:
+            return
+        differ = sorted(set(train) ^ set(val))
+        what = (
+            f"{differ[:5]} are in one of them only" if differ else "the order differs"
+        )
+        raise InputError(
+            f"train_dataloader.dataset has {len(train)} classes and "
+            f"val_dataloader.dataset {len(val)}: {what}, so labels would not mean the "
+            "same; give both the same class folders, or the same metainfo.classes"
+        )
+
+
 @HOOKS.register_module()
 class UnreadableImageHook(Hook):
     """Name each unreadable image once; stop when there are too many.
 
     Counted over all loaders' workers and all processes, which tell one another
-    every ``interval`` iterations.
+    every ``interval`` iterations. Those of the validation are named after it, and not
+    counted.
 
     Args:
         max_fraction: largest tolerated share of the data set, 0..1.
@@ -93,6 +163,8 @@ class UnreadableImageHook(Hook):
         self.interval = interval
         self.found: dict[str, str] = {}
         self.unreadable: dict[str, str] = {}
+        self.in_validation: dict[str, str] = {}
+        self.named: set[str] = set()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: dict
@@ -102,14 +174,17 @@ class UnreadableImageHook(Hook):
         if get_world_size() == 1 or self.every_n_train_iters(runner, self.interval):
             self._exchange(runner)
 
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict, outputs: Sequence
+    ) -> None:
+        for sample in data_batch["data_samples"]:
+            self.in_validation.update(sample.get("replaced", {}))
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        name_unreadable(runner, self.in_validation, self.named)
+
     def _exchange(self, runner: Runner) -> None:
-        found = {}
-        for part in all_gather_object(self.found):
-            found.update(part)
-        for path, reason in found.items():
-            if path not in self.unreadable and get_rank() == 0:
-                runner.logger.warning(f"unreadable image replaced: {reason}")
-        self.unreadable.update(found)
+        self.unreadable.update(name_unreadable(runner, self.found, self.named))
         total = len(runner.train_dataloader.dataset)
         if len(self.unreadable) > self.max_fraction * total:
             listed = "\n  ".join(self.unreadable.values())

@@ -1,5 +1,7 @@
 """How good are the features? Nearest neighbours on labelled images, during a run."""
 
+import logging
+import math
 import random
 import time
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from ..datasets.replay import ReplayableDataset
 from ..datasets.sources import IMAGE_EXTENSIONS
 from ..errors import InputError
 from ..models.losses import normalise
+from .guards import name_unreadable
 from .steps import unwrap
 
 # Rows of the table of similarities that are held at a time.
@@ -96,7 +99,8 @@ class KNNHook(Hook):
     evaluation mode, in float32: ``knn_backbone``, the last map of the backbone
     averaged, and ``knn_p5``, what the box head's convs make of P5, averaged, before
     the projector. It is also done at the end of the run. Training goes on as without
-    the hook, bit for bit; its running statistics are used and not changed.
+    the hook, bit for bit; its running statistics are used and not changed. Images
+    that cannot be read are replaced by others, and named.
 
     Args:
         train, val: labelled images: a folder with one sub-folder for each class, or
@@ -111,8 +115,8 @@ class KNNHook(Hook):
 
     Raises:
         InputError: before the run, when a folder is missing or holds no classes, a
-            part has no labels, one class only or fewer images than k, or the two
-            parts have different classes.
+            part has no labels, one class only, a class without images or fewer images
+            than k, or the two parts have different classes.
     """
 
     # Behind the line of LoggerHook.
@@ -129,8 +133,10 @@ class KNNHook(Hook):
         batch_size: int = 64,
         num_workers: int = 4,
     ) -> None:
-        if not temperature > 0:
-            raise InputError(f"KNNHook.temperature={temperature}: it must be above 0")
+        if not isinstance(temperature, (int, float)) or not temperature > 0:
+            raise InputError(
+                f"KNNHook.temperature={temperature!r}: give a number above 0"
+            )
         numbers = dict(k=k, interval=interval, batch_size=batch_size)
         for name, value in {**numbers, "images_per_class": images_per_class}.items():
             if value is not None and value < 1:
@@ -143,31 +149,54 @@ class KNNHook(Hook):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.parts: dict[str, Dataset] = {}
+        self.replaced: dict[str, str] = {}
+        self.named: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
         size = unwrap(runner.model).data_preprocessor.montage.size
-        classes = {}
+        classes, present = {}, {}
         for part, source in self.sources.items():
             dataset = _build(part, source, size)
             labels = _labels(part, dataset)
             chosen = _evenly(labels, self.images_per_class)
             self.parts[part] = Subset(dataset, chosen)
-            names = dataset.metainfo.get("classes")
-            classes[part] = names or sorted(set(labels.tolist()))
-        self._check(classes)
+            seen = np.unique(labels).tolist()
+            names = dataset.metainfo.get("classes") or ()
+            if names and seen[-1] >= len(names):
+                raise InputError(
+                    f"KNNHook.{part}: it has a label {seen[-1]}, but metainfo.classes "
+                    f"has {len(names)} names: make them fit"
+                )
+            present[part] = [names[label] for label in seen] if names else seen
+            classes[part] = list(names) or seen
+        self._check(classes, present)
 
-    def _check(self, classes: dict[str, list]) -> None:
-        if len(classes["train"]) < 2:
+    def _check(self, classes: dict[str, list], present: dict[str, list]) -> None:
+        """Both parts' names of classes, and those that have images."""
+        if len(present["train"]) < 2:
             raise InputError(
-                f"KNNHook.train={self.sources['train']}: it has one class only, "
-                f"{list(classes['train'])}; give a sub-folder for each class"
+                f"KNNHook.train={self.sources['train']}: it has images of one class "
+                f"only, {present['train']}; give a sub-folder for each class"
             )
-        if list(classes["train"]) != list(classes["val"]):
-            differ = sorted(set(classes["train"]) ^ set(classes["val"]))
+        train, val = classes["train"], classes["val"]
+        if set(train) != set(val):
+            differ = sorted(set(train) ^ set(val), key=str)
             raise InputError(
-                f"KNNHook: train has {len(classes['train'])} classes and val "
-                f"{len(classes['val'])}; {differ} are in one of them only"
+                f"KNNHook: train has {len(train)} classes and val {len(val)}; {differ} "
+                "are in one of them only"
             )
+        if train != val:
+            raise InputError(
+                f"KNNHook: train has the classes {train[:5]} and val {val[:5]}, the "
+                "same in another order, so labels differ; give both one "
+                "metainfo.classes, and labels that follow it"
+            )
+        for part, names in present.items():
+            if empty := sorted(set(train) - set(names), key=str):
+                raise InputError(
+                    f"KNNHook.{part}: it has no images of the classes {empty[:5]}; add "
+                    "some, or leave these classes out of both parts"
+                )
         if len(self.parts["train"]) < self.k:
             raise InputError(
                 f"KNNHook.k={self.k}: train has {len(self.parts['train'])} images "
@@ -179,17 +208,29 @@ class KNNHook(Hook):
         if last or self.every_n_train_iters(runner, self.interval):
             start = time.monotonic()
             scores = self.evaluate(unwrap(runner.model))
-            listed = "  ".join(f"{name}: {top1:.4f}" for name, top1 in scores.items())
-            runner.logger.info(
+            name_unreadable(runner, self.replaced, self.named)
+            known = {name: s for name, s in scores.items() if not math.isnan(s)}
+            listed = "  ".join(
+                f"{name}: {known[name]:.4f}"
+                if name in known
+                else f"{name}: no score, "
+                "for features are not finite; lower the learning rate"
+                for name in scores
+            )
+            runner.logger.log(
+                logging.INFO if known == scores else logging.WARNING,
                 f"kNN [{runner.iter + 1}/{runner.max_iters}]  {listed}  (k = {self.k}, "
                 f"{len(self.parts['train'])} and {len(self.parts['val'])} images, "
-                f"{time.monotonic() - start:.1f} s)"
+                f"{time.monotonic() - start:.1f} s)",
             )
-            runner.visualizer.add_scalars(scores, step=runner.iter + 1)
+            if known:
+                runner.visualizer.add_scalars(known, step=runner.iter + 1)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Top-1 accuracy, 0..1, of each kind of features; the same in all processes.
+
+        NaN where features are not finite: neighbours would mean nothing.
 
         Args:
             model: :class:`~mcl.models.MCL`, without a wrapper.
@@ -200,11 +241,13 @@ class KNNHook(Hook):
             bank = {name: _in_order(f, total) for name, f in bank.items()}
             labels = _in_order(labels, total)
             queries, wanted = self._embed(model, self.parts["val"])
-        scores = {}
+        scores, total_val = {}, len(self.parts["val"])
         for name, features in queries.items():
             votes = knn_vote(features, bank[name], labels, self.k, self.temperature)
-            right = _in_order(votes == wanted, len(self.parts["val"]))
-            scores[f"knn_{name}"] = right.float().mean().item()
+            # The mean over all processes is NaN if a row of any one is.
+            finite = features.isfinite().all(dim=1) & bank[name].isfinite().all()
+            right = torch.where(finite, (votes == wanted).float(), math.nan)
+            scores[f"knn_{name}"] = _in_order(right, total_val).mean().item()
         return scores
 
     def _embed(self, model: nn.Module, part: Dataset) -> tuple[dict, Tensor]:
@@ -226,7 +269,9 @@ class KNNHook(Hook):
         for batch in loader:
             for name, values in _features(model, batch["inputs"]).items():
                 found.setdefault(name, []).append(normalise(values))
-            labels += [int(sample.gt_label) for sample in batch["data_samples"]]
+            for sample in batch["data_samples"]:
+                labels.append(int(sample.gt_label))
+                self.replaced.update(sample.get("replaced", {}))
         found = {name: torch.cat(values) for name, values in found.items()}
         device = next(iter(found.values())).device
         return found, torch.tensor(labels, device=device)

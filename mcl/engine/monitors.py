@@ -221,7 +221,7 @@ class EmbeddingMonitorHook(Hook):
     embeddings of one process, which is twice the batch for images alone.
 
     Warnings come after ``warmup``, once for each episode (:class:`CollapseAlarm`);
-    ``ce`` is averaged since the last look.
+    ``ce`` is averaged since the last look, and judged only where the loss trains it.
 
     Args:
         interval: iterations between looks; by default those of the run's
@@ -292,7 +292,13 @@ class EmbeddingMonitorHook(Hook):
             self._warn(runner, figures)
 
     def _cross_entropies(self, runner: Runner, names: list[str]) -> dict[str, float]:
-        """Mean since the last look of each level's cross-entropy, nat."""
+        """Mean since the last look of each level's cross-entropy, nat.
+
+        None where the loss does not train it: without negatives it may well rise.
+        """
+        loss = getattr(unwrap(runner.model).head, "loss_module", None)
+        if not getattr(loss, "trains_cross_entropy", True):
+            return {}
         logged = runner.message_hub.log_scalars
         return {
             f"ce_{name}": float(logged[f"train/ce_{name}"].mean(self.interval))

@@ -126,9 +126,14 @@ class MultiLevelContrastiveLoss(nn.Module):
         temperature: T. The factor 2T keeps the gradient's scale over T; at T = 1
             the cross-entropy can fall only about 1 nat below chance.
 
+    Attributes:
+        trains_cross_entropy: whether the cross-entropy is what is made small.
+
     Raises:
-        InputError: when T is not above 0.
+        InputError: when T is no number above 0.
     """
+
+    trains_cross_entropy = True
 
     def __init__(
         self,
@@ -136,8 +141,8 @@ class MultiLevelContrastiveLoss(nn.Module):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise InputError(f"temperature={temperature}: it must be above 0")
+        if not isinstance(temperature, (int, float)) or not temperature > 0:
+            raise InputError(f"temperature={temperature!r}: give a number above 0")
         self.level_weights = tuple(level_weights)
         self.temperature = temperature
 
@@ -173,6 +178,8 @@ class MultiLevelRegressionLoss(MultiLevelContrastiveLoss):
         level_weights: w_l, one for each level.
         temperature: T of the logged cross-entropy.
     """
+
+    trains_cross_entropy = False
 
     def forward(
         self,

@@ -146,7 +146,8 @@ class TargetQueue(nn.Module):
 
     def __init__(self, size: int, num_levels: int, channels: int) -> None:
         super().__init__()
-        if not isinstance(size, int) or size < 1:
+        # True would be a queue of one target.
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise InputError(f"queue={size!r}: give a number of targets from 1 on")
         self.register_buffer("embeddings", torch.zeros(num_levels, size, channels))
         self.register_buffer("valid", torch.zeros(num_levels, size, dtype=torch.bool))

@@ -8,9 +8,8 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..datasets.montage import View
-from ..errors import InputError
 from .early import differentiate_early
-from .neck import embed_canvases
+from .neck import check_parts, embed_canvases
 from .target import TargetNetwork
 
 
@@ -46,31 +45,11 @@ class MCL(BaseSelfSupervisor):
         **kwargs,
     ) -> None:
         super().__init__(backbone=backbone, neck=neck, head=head, **kwargs)
-        self._check_ratios()
+        check_parts(self.data_preprocessor, self.neck, self.head)
         self.early_backward = early_backward
         self.target = TargetNetwork(self.backbone, self.neck, base_momentum)
         if channels_last:
             self.to(memory_format=torch.channels_last)
-
-    def _check_ratios(self) -> None:
-        montage = getattr(self.data_preprocessor, "montage", None)
-        if montage is None:
-            raise InputError(
-                f"model.data_preprocessor is {type(self.data_preprocessor).__name__}, "
-                "which makes no canvases: give MCLDataPreprocessor"
-            )
-        parts = dict(montage=montage, neck=self.neck, head=self.head)
-        ratios = {name: part.ratios for name, part in parts.items()}
-        if len(set(ratios.values())) > 1:
-            raise InputError(
-                f"ratios differ: {ratios}; give model.data_preprocessor.montage, "
-                "model.neck and model.head the same"
-            )
-        if self.neck.computation == "full" and not getattr(montage, "on_canvas", True):
-            raise InputError(
-                "model.neck.computation='full' needs tiles laid on canvases, which "
-                "montage.on_canvas=False does not do: take 'selected'"
-            )
 
     def init_weights(self) -> None:
         """Initialise the online network; the target starts as a copy of it."""

@@ -64,7 +64,8 @@ class MCLNeck(FPN):
         upsample_cfg: how the FPN's top-down path interpolates.
 
     Raises:
-        InputError: for ratios without a map or an unknown computation.
+        InputError: for ratios without a map, an unknown computation or a number of
+            convs below 0; in training, for one image in a process without SyncBN.
 
     Example:
         >>> import torch
@@ -96,6 +97,10 @@ class MCLNeck(FPN):
         if computation not in COMPUTATIONS:
             raise InputError(
                 f"computation={computation!r}: choose one of {COMPUTATIONS}"
+            )
+        if not isinstance(num_shared_convs, int) or num_shared_convs < 0:
+            raise InputError(
+                f"num_shared_convs={num_shared_convs!r}: give a whole number from 0 on"
             )
         self.computation = computation
         self.ratios = check_ratios(ratios, len(in_channels))
@@ -164,7 +169,18 @@ class MCLNeck(FPN):
     def embed(self, feature_map: Tensor, ratio: int) -> Tensor:
         """Embed the r x r tiles of each canvas: (n, C, r t, r t) to (n r r, D)."""
         tiles = cut_tiles(feature_map, ratio)
+        if self.training and len(tiles) == 1:
+            self._check_statistics()
         return self.projector((self.shared_convs(tiles),))[0]
+
+    def _check_statistics(self) -> None:
+        """Of one row no variance can be taken; SyncBN takes it over the processes."""
+        if any(isinstance(m, nn.BatchNorm1d) for m in self.projector.modules()):
+            raise InputError(
+                "train_dataloader.batch_size=1: batch norm needs at least 2 images in "
+                "each process; only SyncBN (sync_bn='torch', on accelerators) shares "
+                "them"
+            )
 
     def embed_alone(self, inputs: Sequence[Tensor], level: int) -> Tensor:
         """Embed crops of side S / r_l that stand alone: C2..C5 to (N_l, D)."""
@@ -217,6 +233,37 @@ class MCLNeck(FPN):
             embeddings.append(tiles[first * ratio**2 : last * ratio**2])
             first = last
         return tuple(embeddings)
+
+
+def check_parts(preprocessor: nn.Module, neck: MCLNeck, head: nn.Module) -> None:
+    """See that the three parts of a model that know of levels agree.
+
+    Args:
+        preprocessor: of the model, with a ``montage``.
+        neck, head: with ``ratios``.
+
+    Raises:
+        InputError: when there is no montage, ratios differ, or the neck's computation
+            needs canvases that the montage does not lay.
+    """
+    montage = getattr(preprocessor, "montage", None)
+    if montage is None:
+        raise InputError(
+            f"model.data_preprocessor is {type(preprocessor).__name__}, which makes no "
+            "canvases: give MCLDataPreprocessor"
+        )
+    parts = dict(montage=montage, neck=neck, head=head)
+    ratios = {name: part.ratios for name, part in parts.items()}
+    if len(set(ratios.values())) > 1:
+        raise InputError(
+            f"ratios differ: {ratios}; give model.data_preprocessor.montage, "
+            "model.neck and model.head the same"
+        )
+    if neck.computation == "full" and not getattr(montage, "on_canvas", True):
+        raise InputError(
+            "model.neck.computation='full' needs tiles laid on canvases, which "
+            "montage.on_canvas=False does not do: take 'selected'"
+        )
 
 
 def embed_canvases(

@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import functional as image_ops
 
 from ..datasets.montage import View, lay_tiles
 from ..errors import InputError
-from ..levels import check_ratios, level_name
-from .neck import embed_canvases
+from ..levels import COARSEST_STRIDE, check_ratios, level_name
+from .neck import check_parts, embed_canvases
 
 
 @MODELS.register_module()
@@ -64,7 +64,17 @@ class TileClassifierHead(BaseModule):
         )
 
     def forward(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
-        """Logits of the tiles: for each level (N_l, D) to (N_l, K)."""
+        """Logits of the tiles: for each level (N_l, D) to (N_l, K).
+
+        Raises:
+            InputError: when D is not ``in_channels``.
+        """
+        wanted, given = self.classifiers[0].in_features, embeddings[0].shape[1]
+        if wanted != given:
+            raise InputError(
+                f"head.in_channels={wanted}, but the neck's embeddings have {given}: "
+                "make them equal"
+            )
         last = len(self.classifiers) - 1
         return [
             self.classifiers[min(level, last)](e) for level, e in enumerate(embeddings)
@@ -116,12 +126,16 @@ class MCLSupervised(BaseSelfSupervisor):
         head: config of :class:`TileClassifierHead`.
         channels_last: as of :class:`MCL`.
         **kwargs: passed to MMPretrain's ``BaseSelfSupervisor``.
+
+    Raises:
+        InputError: as :func:`~mcl.models.neck.check_parts`.
     """
 
     looked_at_labels = False
 
     def __init__(self, *args, channels_last: bool = False, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        check_parts(self.data_preprocessor, self.neck, self.head)
         if channels_last:
             self.to(memory_format=torch.channels_last)
 
@@ -177,14 +191,28 @@ class MCLSupervised(BaseSelfSupervisor):
     ) -> list[DataSample]:
         """Classify images alone (level 0) and as a tile of every other level.
 
+        As in training, the other tiles of a canvas show other images, which the
+        backbone sees too: what is said of a tile depends on its batch, in its order.
+        So mix the classes, with a seed (the recipe's ``sampler``): in a folder's order
+        they would mostly be of the same class. Images alone depend on nothing else.
+
         Args:
-            inputs: (B, 3, S, S) normalised images.
+            inputs: (B, 3, S, S) normalised images, S a multiple of 32.
             data_samples: B samples.
 
         Returns:
             The samples with ``pred_label_p5`` and so on, and ``pred_score`` and
             ``pred_label`` of level 0, which MMPretrain's metrics read.
+
+        Raises:
+            InputError: for images of another shape.
         """
+        height, width = inputs.shape[-2:]
+        if height != width or width % COARSEST_STRIDE:
+            raise InputError(
+                f"images to classify are {height} x {width} pixels: crop squares, with "
+                f"CenterCrop, whose side is a multiple of {COARSEST_STRIDE}"
+            )
         canvases = [inputs]
         for ratio in self.head.ratios[1:]:
             canvases.append(self._tile_canvases(inputs, ratio))
@@ -199,9 +227,14 @@ class MCLSupervised(BaseSelfSupervisor):
         return data_samples
 
     def _tile_canvases(self, images: Tensor, ratio: int) -> Tensor:
-        """Every image once, shrunk, in order; the last canvas is filled up."""
+        """Every image once, shrunk, in order; the last canvas is filled up.
+
+        Where the montage lays no canvases, the shrunk images alone.
+        """
         side, slots = images.shape[-1] // ratio, ratio**2
         tiles = image_ops.resize(images, [side, side], antialias=True)
+        if not getattr(self.data_preprocessor.montage, "on_canvas", True):
+            return tiles
         filled = -(-len(images) // slots) * slots
         index = torch.arange(filled, device=images.device) % len(images)
         return lay_tiles(tiles[index], ratio)

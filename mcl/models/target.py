@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from .neck import embed_canvases
 
 
@@ -22,12 +23,20 @@ class TargetNetwork(nn.Module):
         backbone, neck: the online modules to copy.
         base_momentum: weight of the new value at the first update, as in MMEngine
             (paper: 0.99 kept). It falls to 0 along half a cosine.
+
+    Raises:
+        InputError: when that weight is no number between 0 and 1.
     """
 
     def __init__(
         self, backbone: nn.Module, neck: nn.Module, base_momentum: float = 0.01
     ) -> None:
         super().__init__()
+        if not isinstance(base_momentum, (int, float)) or not 0 <= base_momentum <= 1:
+            raise InputError(
+                f"base_momentum={base_momentum!r}: give the weight of the new value, "
+                "0 to 1 (0.01 keeps 0.99)"
+            )
         self.backbone = copy.deepcopy(backbone)
         self.neck = copy.deepcopy(neck)
         self.base_momentum = base_momentum
