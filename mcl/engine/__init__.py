@@ -1,5 +1,6 @@
 from .guards import LoadReportHook, NonFiniteLossHook, UnreadableImageHook
 from .knn import KNNHook
+from .lars import MultiTensorLARS
 from .metrics import LevelAccuracy
 from .monitors import EmbeddingMonitorHook
 from .optim import BFloat16OptimWrapper, LARSConstructor
@@ -13,6 +14,7 @@ __all__ = [
     "LARSConstructor",
     "LevelAccuracy",
     "LoadReportHook",
+    "MultiTensorLARS",
     "NonFiniteLossHook",
     "OptimStepParamSchedulerHook",
     "TargetUpdateHook",
