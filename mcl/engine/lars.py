@@ -1,5 +1,6 @@
 """LARS in one pass over the weights, its trust ratios left where they are computed."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +15,8 @@ from ..errors import InputError
 # PyTorch's kernel is told a rate r as 1 - r and takes it from 1 again: rates below
 # this would lose more than 1e-7 of themselves.
 SMALLEST_FUSED_RATE = 1e-9
+# A power of two that divides the weights of most layers.
+MOST_ROWS = 256
 
 
 @OPTIMIZERS.register_module()
@@ -140,8 +143,7 @@ def update_in_one_pass(
     for rate, *tensors in zip(rates, weights, gradients, buffers, strict=True):
         exact = rate == 0 or rate >= SMALLEST_FUSED_RATE
         if momentum and exact and _lie_alike(tensors):
-            flat = [t.as_strided((t.numel(),), (1,)) for t in tensors]
-            together.setdefault(rate, []).append(flat)
+            together.setdefault(rate, []).append([_flat(t) for t in tensors])
         else:
             _update_one(*tensors, rate, momentum, decay)
     for rate, flat in together.items():
@@ -178,26 +180,44 @@ def _norms(tensors: Sequence[Tensor]) -> list[float]:
     shares = [by_size[first::threads] for first in range(threads)]
     norms = [0.0] * len(tensors)
 
-    @torch.no_grad()
     def work(share: list[int]) -> None:
         for i in share:
-            norms[i] = torch.linalg.vector_norm(tensors[i]).item()
+            norms[i] = euclidean_norm(tensors[i])
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, shares))
     return norms
 
 
+@torch.no_grad()
+def euclidean_norm(tensor: Tensor) -> float:
+    """Norm of a tensor on the CPU.
+
+    In rows: summed in one go in float32, 2e6 squares come out 8e-5 too small.
+    """
+    flat = _flat(tensor) if _is_dense(tensor) else tensor.reshape(-1)
+    rows = flat.view(math.gcd(flat.numel(), MOST_ROWS), -1)
+    return torch.linalg.vector_norm(torch.linalg.vector_norm(rows, dim=1)).item()
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether a tensor fills its memory without gaps, in whatever order."""
+    sides = zip(tensor.shape, tensor.stride(), strict=True)
+    return sum((side - 1) * step for side, step in sides) + 1 == tensor.numel()
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """A dense tensor as it lies in memory, of shape (n,)."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
 def _lie_alike(tensors: Sequence[Tensor]) -> bool:
-    """Whether all fill their memory without gaps, and in the same order."""
-    first = tensors[0]
-    sides = [i for i, side in enumerate(first.shape) if side > 1]
-    strides = [[t.stride(i) for i in sides] for t in tensors]
-    reach = sum(
-        (first.shape[i] - 1) * step for i, step in zip(sides, strides[0], strict=True)
-    )
-    dense = reach + 1 == first.numel()
-    return dense and all(other == strides[0] for other in strides)
+    """Whether all are dense and in the same order."""
+    strides = [
+        [step for side, step in zip(t.shape, t.stride(), strict=True) if side > 1]
+        for t in tensors
+    ]
+    return _is_dense(tensors[0]) and all(other == strides[0] for other in strides)
 
 
 def _update_one(
