@@ -142,7 +142,7 @@ def update_in_one_pass(
     together: dict[float, list] = {}
     for rate, *tensors in zip(rates, weights, gradients, buffers, strict=True):
         exact = rate == 0 or rate >= SMALLEST_FUSED_RATE
-        if momentum and exact and _lie_alike(tensors):
+        if momentum and exact and _can_be_fused(tensors):
             together.setdefault(rate, []).append([_flat(t) for t in tensors])
         else:
             _update_one(*tensors, rate, momentum, decay)
@@ -211,13 +211,15 @@ def _flat(tensor: Tensor) -> Tensor:
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
-def _lie_alike(tensors: Sequence[Tensor]) -> bool:
-    """Whether all are dense and in the same order."""
+def _can_be_fused(tensors: Sequence[Tensor]) -> bool:
+    """Whether all are dense, in the same order and of a precision that is kept."""
     strides = [
         [step for side, step in zip(t.shape, t.stride(), strict=True) if side > 1]
         for t in tensors
     ]
-    return _is_dense(tensors[0]) and all(other == strides[0] for other in strides)
+    kept = {t.dtype for t in tensors} in ({torch.float32}, {torch.float64})
+    alike = all(other == strides[0] for other in strides)
+    return kept and alike and _is_dense(tensors[0])
 
 
 def _update_one(
