@@ -106,7 +106,8 @@ def parameter_groups(rule: str) -> tuple[set[str], set[str]]:
     model = shrunk_model()
     wrapper = LARSConstructor(
         dict(
-            type="OptimWrapper", optimizer=dict(type="LARS", lr=1.0, weight_decay=1e-5)
+            type="OptimWrapper",
+            optimizer=dict(type="MultiTensorLARS", lr=1.0, weight_decay=1e-5),
         ),
         paramwise_cfg=dict(lars_exclude=rule),
     )(model)
@@ -221,6 +222,6 @@ def test_weights_that_are_not_finite_are_not_saved():
 def test_options_that_lars_does_not_know_are_named():
     with pytest.raises(InputError, match="custom_keys"):
         LARSConstructor(
-            dict(type="OptimWrapper", optimizer=dict(type="LARS", lr=1.0)),
+            dict(type="OptimWrapper", optimizer=dict(type="MultiTensorLARS", lr=1.0)),
             paramwise_cfg=dict(custom_keys={}),
         )(nn.Linear(1, 1))

@@ -6,6 +6,7 @@ from .guards import (
     UnreadableImageHook,
 )
 from .knn import KNNHook
+from .lars import MultiTensorLARS
 from .logs import DeferredInfoHook
 from .metrics import LevelAccuracy
 from .monitors import EmbeddingMonitorHook
@@ -23,6 +24,7 @@ __all__ = [
     "LARSConstructor",
     "LevelAccuracy",
     "LoadReportHook",
+    "MultiTensorLARS",
     "NonFiniteLossHook",
     "OptimStepParamSchedulerHook",
     "TargetUpdateHook",

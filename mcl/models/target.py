@@ -42,6 +42,10 @@ class TargetNetwork(nn.Module):
         self.base_momentum = base_momentum
         # Optimizer steps so far. A buffer: a resumed run goes on with the schedule.
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        # The same on the host: reading the buffer would wait for the device. None
+        # after loading, when the buffer alone knows.
+        self._steps: int | None = 0
+        self.register_load_state_dict_post_hook(_forget_steps)
         self.requires_grad_(False)
 
     def reset(self, backbone: nn.Module, neck: nn.Module) -> None:
@@ -49,6 +53,7 @@ class TargetNetwork(nn.Module):
         self.backbone.load_state_dict(backbone.state_dict())
         self.neck.load_state_dict(neck.state_dict())
         self.step.zero_()
+        self._steps = 0
 
     def momentum(self, step: int, total_steps: int) -> float:
         """Weight of the new value at optimizer step k of K.
@@ -65,15 +70,19 @@ class TargetNetwork(nn.Module):
             backbone, neck: the online modules.
             total_steps: K, optimizer steps of the whole run.
         """
-        momentum = self.momentum(int(self.step), total_steps)
-        for mine, online in ((self.backbone, backbone), (self.neck, neck)):
-            for target, source in zip(
-                mine.parameters(), online.parameters(), strict=True
-            ):
-                target.lerp_(source, momentum)
+        if self._steps is None:
+            self._steps = int(self.step)
+        mine = [*self.backbone.parameters(), *self.neck.parameters()]
+        online = [*backbone.parameters(), *neck.parameters()]
+        torch._foreach_lerp_(mine, online, self.momentum(self._steps, total_steps))
+        self._steps += 1
         self.step += 1
 
     @torch.no_grad()
     def forward(self, canvases: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Embed the canvases of some levels, level 0 first: for each (N_l, D)."""
         return embed_canvases(self.backbone, self.neck, canvases)
+
+
+def _forget_steps(target: TargetNetwork, incompatible_keys: object) -> None:
+    target._steps = None
