@@ -151,6 +151,7 @@ def modes() -> dict[str, bytes]:
         exif = Image.Exif()
         exif[0x0112] = value
         turned[f"orientation {value}"] = encoded(image, exif=exif)
+        turned[f"tiff {value}"] = encoded(image, "TIFF", exif=exif)
     return {
         "gray": encoded(gray),
         "cmyk": encoded(image.convert("CMYK")),
@@ -165,8 +166,17 @@ def modes() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("mode", modes())
-def test_every_kind_of_image_is_decoded_as_by_the_host(mode):
+def test_every_kind_of_image_is_decoded_as_by_the_host(mode, tmp_path):
     content = modes()[mode]
+    (tmp_path / "image").write_bytes(content)
+    deferred, now = (
+        LoadImageOrRaise(defer=defer)(dict(img_path=str(tmp_path / "image")))
+        for defer in (True, False)
+    )
+    assert deferred["ori_shape"] == now["ori_shape"] == now["img"].shape[:2]
+    if not isinstance(deferred["img"], LazyImage):
+        assert (deferred["img"] == now["img"]).all()
+        return
     lazy = LazyImage(content, "x")
     expected = mmcv.imfrombytes(content, backend="pillow")
     assert lazy.shape == expected.shape[:2]

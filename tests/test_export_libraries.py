@@ -64,6 +64,7 @@ def ours() -> nn.Module:
     """The shipped R50 model, in eval mode."""
     init_default_scope("mmpretrain")
     cfg = Config.fromfile(PRETRAINING)
+    cfg.model.channels_last = False  # sums are taken in the order of the layout
     torch.manual_seed(0)
     return randomise(MODELS.build(cfg.model))
 

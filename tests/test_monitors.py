@@ -240,6 +240,7 @@ def test_a_cross_entropy_that_is_not_trained_is_not_judged(kind, judged):
     model = shrunk_model(**{"head.loss.type": f"MultiLevel{kind}Loss"}).train()
     warnings = []
     runner = SimpleNamespace(
+        hooks=[],
         iter=0,
         model=model,
         message_hub=MessageHub(f"no negatives {kind}"),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.hooks import LoggerHook
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 from torch import nn
@@ -14,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcl.engine import BFloat16OptimWrapper, DeferredInfoHook
 from mcl.engine.compiling import CompileHook, compile_parts
+from mcl.engine.logs import store_figures
 from mcl.errors import InputError
+from mcl.models.early import differentiate_early
 from mcl.models.losses import contrastive_cross_entropy, normalise
 
 from .conftest import random_views, shrunk_model
@@ -105,21 +108,28 @@ def test_early_backward_changes_no_gradient(assignment):
 
 
 def test_early_backward_under_bfloat16_autocast():
-    """Autocast keeps the weights that it has cast for the second view."""
-    torch.manual_seed(0)
-    plain = shrunk_model().train()
-    early = copy.deepcopy(plain)
-    early.early_backward = True
-    views = random_views(plain)
-    found = []
-    for model in (plain, early):
+    """Both views' backward passes run outside autocast, or one would lose digits."""
+    weight = nn.Parameter(torch.randn(5, 5))
+    online, targets = torch.randn(12, 5), normalise(torch.randn(7, 5))
+    labels, found = torch.randint(0, 7, (12,)), []
+    for early in (False, True):
+        weight.grad = None
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses = model.loss(views)
-        sum(v for k, v in losses.items() if k.startswith("loss")).backward()
-        weight = model.neck.fpn_convs[0].conv.weight
-        found.append(weight.grad.flatten())
-    assert F.cosine_similarity(*found, dim=0) > 0.99
-    assert found[0].norm() == pytest.approx(found[1].norm().item(), rel=0.05)
+            unit = normalise(online @ weight)
+            term = contrastive_cross_entropy(unit, targets, labels, 0.1)
+            losses = dict(loss=term.cross_entropy)
+            if early:
+                losses = differentiate_early(losses, [weight])
+        losses["loss"].backward()
+        found.append(weight.grad)
+    assert torch.equal(*found)
+
+
+def test_early_gradients_that_share_memory_are_scaled_once():
+    a, b = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    losses = differentiate_early(dict(loss=((a + b) ** 2).sum()), [a, b])
+    (losses["loss"] / 4).backward()
+    assert a.grad.tolist() == b.grad.tolist() == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -144,6 +154,21 @@ def test_early_backward_refuses_float16():
         pytest.raises(InputError, match="early_backward.*BFloat16OptimWrapper"),
     ):
         model.loss(random_views(model))
+
+
+def test_activation_checkpoints_change_no_gradient():
+    torch.manual_seed(0)
+    plain = shrunk_model().train()
+    recomputing = shrunk_model(**{"backbone.with_cp": True}).train()
+    recomputing.load_state_dict(plain.state_dict())
+    views = random_views(plain)
+    (losses, grads), (others, other_grads) = (
+        gradients(model, views) for model in (plain, recomputing)
+    )
+    assert_equal(losses, others)
+    assert_equal(grads, other_grads)
+    with pytest.raises(InputError, match="early_backward.*with_cp"):
+        shrunk_model(**{"backbone.with_cp": True, "early_backward": True})
 
 
 def test_early_backward_without_gradient():
@@ -206,7 +231,7 @@ def test_compiling_names_the_module_that_is_not_there():
 
 
 class OnDevice(torch.Tensor):
-    """A number that says it lies on an accelerator, and counts who reads it."""
+    """A number that says it lies on an accelerator, and counts who reads it alone."""
 
     reads = 0
 
@@ -219,22 +244,36 @@ class OnDevice(torch.Tensor):
         return super().item()
 
 
-def test_figures_are_read_once_per_line_of_the_log(monkeypatch):
-    hub = MessageHub("deferred")
-    runner = SimpleNamespace(message_hub=hub, optim_wrapper=None, hooks=[], iter=0)
-    monkeypatch.setattr("mcl.engine.logs.DEFAULT_INTERVAL", 3)
-    hook = DeferredInfoHook()
-    stored = []
-    for runner.iter in range(7):
-        number = torch.tensor(float(runner.iter)).as_subclass(OnDevice)
-        hook.after_train_iter(runner, 0, None, dict(loss=number, plain=1.0))
+def test_figures_are_read_once_per_line_of_the_log():
+    """A line every 3 iterations and, as the host's logger has it, at an epoch's end."""
+    hub, hook = MessageHub("deferred"), DeferredInfoHook()
+    runner = SimpleNamespace(
+        message_hub=hub,
+        optim_wrapper=None,
+        hooks=[LoggerHook(interval=3), hook],
+        train_dataloader=range(8),
+    )
+
+    def stored() -> int:
         history = hub.log_scalars.get("train/loss")
-        stored.append(0 if history is None else len(history.data[0]))
-    assert stored == [0, 0, 3, 3, 3, 6, 6]
+        return 0 if history is None else len(history.data[0])
+
+    counts = []
+    for batch in [*range(8), *range(2)]:
+        number = torch.tensor(float(len(counts)), requires_grad=True) * 1
+        outputs = dict(loss=number.as_subclass(OnDevice), plain=1.0)
+        hook.after_train_iter(runner, batch, None, outputs)
+        assert not any(o["loss"].requires_grad for o in hook.pending)
+        counts.append(stored())
+    assert counts == [0, 0, 3, 3, 3, 6, 6, 8, 8, 8]
+    store_figures(runner)
+    assert stored() == 10
+    outputs = dict(loss=torch.tensor(10.0).as_subclass(OnDevice))
+    hook.after_train_iter(runner, 3, None, outputs)
     checkpoint = dict(message_hub={})
     hook.before_save_checkpoint(runner, checkpoint)
     values = checkpoint["message_hub"]["log_scalars"]["train/loss"].data[0]
-    assert values.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert values.tolist() == list(range(11))
     assert OnDevice.reads == 0
 
 

@@ -20,7 +20,7 @@ SCALE = DOCS / "scale.json"
 FLOAT32 = 4  # bytes, of gradients and embeddings
 # Shares of a step's time in communication that are looked for, and among which
 # numbers of GPUs.
-SHARES, NUMBERS = (0.1, 0.25, 0.5), [2**i for i in range(3, 11)]
+SHARES, NUMBERS = (0.1, 0.25, 0.5), [2**i for i in range(1, 11)]
 # The cluster whose GPU, link and latency the search takes.
 SEARCHED = "32 x H100"
 

@@ -3,7 +3,7 @@ custom_imports = dict(imports=["mcl"], allow_failed_imports=False)
 default_scope = "mmpretrain"
 
 default_hooks = dict(
-    # Reads the device once per line of the log.
+    # Figures are read from the device once per line of the log.
     runtime_info=dict(type="DeferredInfoHook"),
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),

@@ -12,7 +12,9 @@ optim_wrapper = dict(
     type="BFloat16OptimWrapper",
     constructor="LARSConstructor",
     # lr 16 = 4096 images / 256
-    optimizer=dict(type="MultiTensorLARS", lr=16.0, momentum=0.9, weight_decay=1e-5, eta=1e-3),
+    optimizer=dict(
+        type="MultiTensorLARS", lr=16.0, momentum=0.9, weight_decay=1e-5, eta=1e-3
+    ),
     paramwise_cfg=dict(lars_exclude="norm_and_bias"),
     clip_grad=dict(max_norm=500),
 )

@@ -31,7 +31,7 @@ class UnreadableImage(Exception):
 
 
 class LazyImage:
-    """An image of which only the header has been read.
+    """A JPEG of which only the header has been read.
 
     Args:
         content: of the file.
@@ -39,6 +39,7 @@ class LazyImage:
 
     Attributes:
         shape: height and width at full size, upright.
+        is_jpeg: whether that is what it is.
 
     Raises:
         PIL.UnidentifiedImageError: when it is no image.
@@ -47,6 +48,7 @@ class LazyImage:
     def __init__(self, content: bytes, path: str) -> None:
         self.path = path
         self.image = Image.open(BytesIO(content))
+        self.is_jpeg = self.image.format in ("JPEG", "MPO")
         width, height = self.image.size
         on_its_side = self.image.getexif().get(ORIENTATION) in ON_ITS_SIDE
         self.shape = (width, height) if on_its_side else (height, width)
@@ -68,11 +70,12 @@ class LazyImage:
             UnreadableImage: whatever the decoder complained about.
         """
         try:
-            return self._decode(reduction)
+            return self.decode_now(reduction)
         except Exception as error:  # decoders raise many kinds
             raise unreadable(self.path, error) from error
 
-    def _decode(self, reduction: int) -> tuple[np.ndarray, int]:
+    def decode_now(self, reduction: int = 1) -> tuple[np.ndarray, int]:
+        """As :meth:`decode`, with the decoder's own errors."""
         full = self.image.size
         self.image.draft(None, tuple(max(1, side // reduction) for side in full))
         done = round(max(full) / max(self.image.size))
@@ -112,9 +115,9 @@ class LoadImageOrRaise(LoadImageFromFile):
 
     Args:
         imdecode_backend: one of mmcv's.
-        defer: whether only the header is read here and
-            :class:`~mcl.datasets.MultiLevelViews`, which must come next, decodes: a
-            large JPEG at a fraction of its size, where its crops allow that.
+        defer: whether of a JPEG only the header is read here and
+            :class:`~mcl.datasets.MultiLevelViews`, which must come next, decodes it: a
+            large one at a fraction of its size, where its crops allow that.
         **kwargs: passed to mmcv's ``LoadImageFromFile``.
 
     Raises:
@@ -139,7 +142,10 @@ class LoadImageOrRaise(LoadImageFromFile):
         try:
             if self.defer:
                 image = LazyImage(self._read(results), path)
-                results.update(img=image, img_shape=image.shape, ori_shape=image.shape)
+                # Other formats gain nothing, and a TIFF turns as it is decoded.
+                image = image if image.is_jpeg else image.decode_now()[0]
+                results.update(img=image, img_shape=image.shape[:2])
+                results["ori_shape"] = image.shape[:2]
             elif "member" in results:
                 results = self._load_member(results)
             else:

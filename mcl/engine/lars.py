@@ -32,9 +32,10 @@ class MultiTensorLARS(Optimizer):
         w = w - b
 
     The ratio is 1 in groups with ``lars_exclude=True``. On a CPU each weight is
-    updated in one pass over memory; elsewhere all weights share a few kernels and
-    nothing waits for the device. The state is that of MMPretrain's ``LARS`` without
-    Nesterov momentum and dampening: its checkpoints resume.
+    updated in one pass over memory; elsewhere nothing waits for the device, and all
+    but one of the operations run over all weights together. The state is that of
+    MMPretrain's ``LARS`` without Nesterov momentum and dampening: its checkpoints
+    resume.
 
     Args:
         params: weights, or dicts of groups.

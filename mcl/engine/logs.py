@@ -10,6 +10,13 @@ from torch import Tensor
 DEFAULT_INTERVAL = 50
 
 
+def store_figures(runner: Runner) -> None:
+    """Have ``runner.message_hub`` hold the figures of every iteration so far."""
+    for hook in runner.hooks:
+        if isinstance(hook, DeferredInfoHook):
+            hook.store(runner)
+
+
 def logging_interval(runner: Runner) -> int:
     """Iterations between two lines of the run's log."""
     loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
@@ -34,7 +41,10 @@ class DeferredInfoHook(RuntimeInfoHook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
     ) -> None:
-        outputs = dict(outputs or {})
+        outputs = {
+            name: value.detach() if isinstance(value, Tensor) else value
+            for name, value in (outputs or {}).items()
+        }
         norm = getattr(runner.optim_wrapper, "take_grad_norm", lambda: None)()
         if norm is not None:
             outputs["grad_norm"] = norm
@@ -43,9 +53,18 @@ class DeferredInfoHook(RuntimeInfoHook):
             isinstance(value, Tensor) and value.device.type != "cpu"
             for value in outputs.values()
         )
-        interval = logging_interval(runner)
-        if not waits or self.every_n_train_iters(runner, interval):
+        if not waits or self._is_logged(runner, batch_idx):
             self.store(runner)
+
+    @staticmethod
+    def _is_logged(runner: Runner, batch_idx: int) -> bool:
+        """Whether a line of the log follows this iteration, or might."""
+        return any(
+            hook.every_n_inner_iters(batch_idx, hook.interval)
+            or hook.end_of_epoch(runner.train_dataloader, batch_idx)
+            for hook in runner.hooks
+            if isinstance(hook, LoggerHook)
+        )
 
     def after_train(self, runner: Runner) -> None:
         self.store(runner)
@@ -62,7 +81,7 @@ class DeferredInfoHook(RuntimeInfoHook):
         tensors = [v for out in pending for v in out.values() if isinstance(v, Tensor)]
         numbers = []
         if tensors:
-            numbers = torch.stack([t.detach().float() for t in tensors]).tolist()
+            numbers = torch.stack([t.float() for t in tensors]).tolist()
         read = iter(numbers)
         for outputs in pending:
             for name, value in outputs.items():

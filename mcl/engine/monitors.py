@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..levels import level_name
 from ..models.losses import normalise
-from .logs import logging_interval
+from .logs import logging_interval, store_figures
 from .steps import unwrap
 
 MIN_WARMUP = 500
@@ -299,6 +299,7 @@ class EmbeddingMonitorHook(Hook):
         loss = getattr(unwrap(runner.model).head, "loss_module", None)
         if not getattr(loss, "trains_cross_entropy", True):
             return {}
+        store_figures(runner)
         logged = runner.message_hub.log_scalars
         return {
             f"ce_{name}": float(logged[f"train/ce_{name}"].mean(self.interval))

@@ -27,7 +27,8 @@ class _Differentiated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, scale: Tensor) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
-        given = [None if g is None else g.mul_(scale) for g in gradients]
+        # Not in place: two weights may have been given one tensor.
+        given = [None if g is None else g * scale for g in gradients]
         return None, None, *given
 
 
@@ -62,9 +63,10 @@ def differentiate_early(
             "it off"
         )
     names = [name for name in losses if name.startswith("loss")]
-    gradients = torch.autograd.grad(
-        sum(losses[name] for name in names), weights, allow_unused=True
-    )
+    total = sum(losses[name] for name in names)
+    # A backward pass runs outside autocast, as the host's does.
+    with torch.autocast(total.device.type, enabled=False):
+        gradients = torch.autograd.grad(total, weights, allow_unused=True)
     known = {name: value.detach() for name, value in losses.items()}
     known[names[0]] = _Differentiated.apply(known[names[0]], gradients, *weights)
     return known

@@ -76,7 +76,10 @@ class _CrossEntropy(torch.autograd.Function):
             others, matched = keys.sum(dim=0), torch.ones_like(positives)
             count = logits.new_tensor(max(len(keys) - 1, 1))
         else:
-            others, matched = (keys * valid[:, None]).sum(dim=0), valid[labels].float()
+            others, matched = (
+                (keys * valid[:, None]).sum(dim=0),
+                valid[labels].to(logits.dtype),
+            )
             count = (valid.sum() - 1).clamp(min=1)
             logits.masked_fill_(~valid, -torch.inf)
         share = matched / matched.sum().clamp(min=1)

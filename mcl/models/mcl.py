@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..datasets.montage import View
+from ..errors import InputError
 from .early import differentiate_early
 from .neck import check_parts, embed_canvases
 from .target import TargetNetwork
@@ -30,7 +31,8 @@ class MCL(BaseSelfSupervisor):
             which convolutions in bfloat16 and float16, and those of CPUs, prefer.
         early_backward: whether view 1's gradient is computed before view 2's
             forward, so that the activations of one view only are held; it costs one
-            more set of gradients. Not with float16, whose loss scale comes later.
+            more set of gradients. Not with float16, whose loss scale comes later,
+            nor with the backbone's activation checkpoints (``with_cp``).
         **kwargs: passed to MMPretrain's ``BaseSelfSupervisor``.
     """
 
@@ -46,6 +48,11 @@ class MCL(BaseSelfSupervisor):
     ) -> None:
         super().__init__(backbone=backbone, neck=neck, head=head, **kwargs)
         check_parts(self.data_preprocessor, self.neck, self.head)
+        if early_backward and any(getattr(m, "with_cp", False) for m in self.modules()):
+            raise InputError(
+                "early_backward=True and backbone.with_cp=True: the hosts' activation "
+                "checkpoints cannot be differentiated early; choose one of them"
+            )
         self.early_backward = early_backward
         self.target = TargetNetwork(self.backbone, self.neck, base_momentum)
         if channels_last:

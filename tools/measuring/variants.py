@@ -48,6 +48,7 @@ class Variant:
             InputError: when it is no pre-training config, or an option cannot be.
         """
         cfg = read_config(self.config)
+        self._check_options(cfg)
         if self.options:
             merge_options(cfg, self.options)
         model = cfg.get("model") or {}
@@ -64,6 +65,20 @@ class Variant:
         self._set_precision(cfg)
         init_default_scope(cfg.get("default_scope", "mmpretrain"))
         return cfg
+
+    def _check_options(self, cfg: Config) -> None:
+        """A slip of the pen would be measured as if it were the option."""
+        for key in self.options:
+            node, walked = cfg, []
+            # What is below a `type` its class checks when it is built.
+            for part in key.split("."):
+                walked.append(part)
+                if isinstance(node, dict) and "type" not in node and part not in node:
+                    raise InputError(
+                        f"variant {self.name}: {key}: the config has no "
+                        f"{'.'.join(walked)}; check the spelling"
+                    )
+                node = node.get(part) if isinstance(node, dict) else None
 
     def _set_precision(self, cfg: Config) -> None:
         if self.amp == "float16" and self.device == "cpu":
