@@ -10,11 +10,8 @@ train_dataloader = dict(
 optim_wrapper = dict(
     _delete_=True,
     type="BFloat16OptimWrapper",
-    constructor="LARSConstructor",
-    # lr 16 = 4096 images / 256
-    optimizer=dict(
-        type="MultiTensorLARS", lr=16.0, momentum=0.9, weight_decay=1e-5, eta=1e-3
-    ),
-    paramwise_cfg=dict(lars_exclude="norm_and_bias"),
-    clip_grad=dict(max_norm=500),
+    constructor=_base_.optim_wrapper.constructor,
+    optimizer=_base_.optim_wrapper.optimizer,  # lr 16 = 4096 images / 256
+    paramwise_cfg=_base_.optim_wrapper.paramwise_cfg,
+    clip_grad=_base_.optim_wrapper.clip_grad,
 )
