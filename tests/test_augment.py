@@ -214,7 +214,7 @@ def test_nothing_on_the_device_is_waited_for():
     drawn = draw(16)
     crops = random_crops(16).float().to("meta")
     assert augment.apply(crops, drawn).shape == crops.shape
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(RuntimeError):
         crops.amax().item()
 
 
