@@ -60,5 +60,6 @@ class CompileHook(Hook):
         compile_parts(unwrap(runner.model), self.parts, **self.options)
 
     def after_train(self, runner: Runner) -> None:
-        for module in unwrap(runner.model).modules():
-            module.__dict__.pop("forward", None)
+        for name, module in unwrap(runner.model).named_modules():
+            if name in self.parts:
+                vars(module).pop("forward", None)
