@@ -59,6 +59,72 @@ def test_processes_share_an_epoch(monkeypatch):
     assert len(set(drawn)) == 8
 
 
+class Folders:
+    """As many images in each folder as told."""
+
+    def __init__(self, sizes) -> None:
+        self.paths = [f"{k}/{i}.jpg" for k, n in enumerate(sizes) for i in range(n)]
+        self.dataset = self
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def get_data_info(self, index) -> dict:
+        return dict(img_path=self.paths[index])
+
+    def folder(self, index) -> str:
+        return self.paths[index].partition("/")[0]
+
+
+@pytest.mark.parametrize("sizes", [[8] * 7, [9, 8, 8, 8, 8, 8, 8]])
+def test_a_batch_holds_one_image_of_a_folder(sizes):
+    data = Folders(sizes)
+    sampler = ReplayableSampler(data, batch_size=5, seed=3, distinct_folders=True)
+    keys = list(islice(sampler, 2 * len(sampler)))
+    for start in range(0, len(keys), 5):
+        assert len({data.folder(k.index) for k in keys[start : start + 5]}) == 5
+    epochs = [[k.index for k in keys if k.epoch == e] for e in (0, 1)]
+    assert epochs[0] != epochs[1]
+    for drawn in epochs:
+        assert len(set(drawn)) == len(drawn) == len(sampler)
+    sampler.skip(10)
+    assert list(islice(sampler, 20)) == keys[10:30]
+
+
+def test_folders_are_distinct_over_processes(monkeypatch):
+    data, drawn = Folders([6] * 7), []
+    for rank in (0, 1):
+        monkeypatch.setattr("mcl.datasets.replay.get_dist_info", lambda r=rank: (r, 2))
+        sampler = ReplayableSampler(data, batch_size=3, seed=0, distinct_folders=True)
+        drawn.append([data.folder(k.index) for k in islice(sampler, len(sampler))])
+    for start in range(0, len(drawn[0]), 3):
+        assert len({f for rank in drawn for f in rank[start : start + 3]}) == 6
+
+
+def test_fewer_folders_than_a_batch_are_taken_in_turn():
+    data = Folders([4] * 3)
+    sampler = ReplayableSampler(data, batch_size=6, seed=0, distinct_folders=True)
+    keys = list(islice(sampler, 12))
+    assert len({k.index for k in keys}) == 12
+    for start in range(0, 12, 3):
+        assert len({data.folder(k.index) for k in keys[start : start + 3]}) == 3
+
+
+def test_distinct_folders_need_folders_and_draws():
+    for sizes, shuffle, words in [
+        ([9], True, "one folder"),
+        ([4, 4], False, "shuffle"),
+    ]:
+        with pytest.raises(InputError, match=f"distinct_folders=True.*{words}"):
+            ReplayableSampler(
+                Folders(sizes),
+                batch_size=2,
+                seed=0,
+                shuffle=shuffle,
+                distinct_folders=True,
+            )
+
+
 def test_fewer_images_than_a_batch_is_said():
     with pytest.raises(InputError, match="3 images are fewer than one batch of 8"):
         ReplayableSampler(range(3), batch_size=8, seed=0)

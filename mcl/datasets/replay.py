@@ -103,9 +103,13 @@ class ReplayableSampler(Sampler):
         batch_size: images per process and iteration, as in the data loader.
         seed: the run's seed; drawn, and agreed on by all processes, when None.
         shuffle: whether an epoch is a permutation or the data set's order.
+        distinct_folders: put at most one image of a folder into a batch (of all
+            processes), as long as enough folders have images left: frames of one
+            video, or pictures of one object, would be each other's negatives.
 
     Raises:
-        InputError: when the data set is smaller than one batch of all processes.
+        InputError: when the data set is smaller than one batch of all processes, or
+            ``distinct_folders`` comes without ``shuffle`` or without folders.
     """
 
     def __init__(
@@ -114,6 +118,7 @@ class ReplayableSampler(Sampler):
         batch_size: int,
         seed: int | None = None,
         shuffle: bool = True,
+        distinct_folders: bool = False,
     ) -> None:
         self.rank, self.world_size = get_dist_info()
         self.num_images = len(dataset)
@@ -125,6 +130,8 @@ class ReplayableSampler(Sampler):
             )
         self.seed = sync_random_seed() if seed is None else seed
         self.shuffle = shuffle
+        self.together = batch_size * self.world_size
+        self.folders = _by_folder(dataset, shuffle) if distinct_folders else None
         self.skipped = 0
 
     def skip(self, num_samples: int) -> None:
@@ -140,10 +147,49 @@ class ReplayableSampler(Sampler):
 
     def _epoch(self, epoch: int) -> np.ndarray:
         order = np.arange(self.num_images)
-        if self.shuffle:
-            np.random.default_rng([self.seed, epoch]).shuffle(order)
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.folders:
+            order = _one_of_each(self.folders, self.together, rng)
+        elif self.shuffle:
+            rng.shuffle(order)
         return order[: self.per_epoch * self.world_size][self.rank :: self.world_size]
 
     def __len__(self) -> int:
         """Samples of one process in an epoch."""
         return self.per_epoch
+
+
+def _by_folder(dataset: ReplayableDataset, shuffle: bool) -> list[list[int]]:
+    """Indices of the images of every folder."""
+    if not shuffle:
+        raise InputError("distinct_folders=True: it needs shuffle=True")
+    folders: dict[str, list[int]] = {}
+    for index in range(len(dataset)):
+        path = dataset.dataset.get_data_info(index)["img_path"]
+        folders.setdefault(str(path).rpartition("/")[0], []).append(index)
+    if len(folders) < 2:
+        raise InputError(
+            "distinct_folders=True: all images are in one folder; sort them into one "
+            "for each object or video, or leave the option out"
+        )
+    return list(folders.values())
+
+
+def _one_of_each(
+    folders: list[list[int]], together: int, rng: np.random.Generator
+) -> np.ndarray:
+    """All images in rounds, a round having one of every folder that is not used up.
+
+    A round's start fills the batch that the last one left open, so it begins with
+    folders that are not in that batch.
+    """
+    members = [rng.permutation(folder) for folder in folders]
+    order, owners = [], []
+    for depth in range(max(map(len, members))):
+        present = [k for k, m in enumerate(members) if depth < len(m)]
+        rng.shuffle(present)
+        recent = set(owners[len(owners) // together * together :])
+        present.sort(key=recent.__contains__)
+        owners += present
+        order += [members[k][depth] for k in present]
+    return np.array(order)

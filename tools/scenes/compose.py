@@ -1,5 +1,6 @@
 """Compose pictures from cut-outs and photographs for ``make_scenes.py``."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -24,8 +25,7 @@ GROUNDS = (
     "rocket.jpg",
 )
 GROUND_CROP = (0.2, 0.45)  # of the short side: too little to show a whole object
-SCENE_OBJECTS = (1, 6)
-SCENE_SCALE = (0.16, 0.8)  # longest side of an object by the side of the scene
+DISTRACTOR_CORNERS = (4, 9)
 MAIN_SCALE = (0.4, 0.95)  # the same for the main object of a pretrain picture
 SOLID = 128  # alpha from which a pixel belongs to the object
 TILT = 35.0  # degrees of rotation to either side
@@ -34,12 +34,35 @@ MIN_PIXELS = 32  # visible pixels of an object, or it is not placed
 TRIES = 30  # cut-outs tried per wanted object
 
 
-def load_grounds():
-    """Read the photographs of the installed scikit-image (RGB uint8 arrays).
+@dataclass(frozen=True)
+class SceneRules:
+    """What a scene holds.
+
+    ``objects`` and ``distractors`` are (least, most) per scene; ``scale`` is the
+    range of an object's longest side by the side of the scene.
+    """
+
+    objects: tuple = (1, 6)
+    scale: tuple = (0.16, 0.8)
+    distractors: tuple = (0, 0)
+
+
+def load_grounds(folder=None):
+    """Read photographs (RGB uint8 arrays): a folder's, or scikit-image's own.
 
     Raises:
-        FileNotFoundError: the installed package lacks one of ``GROUNDS``.
+        FileNotFoundError: there is none, or the installed package lacks one.
     """
+    if folder is not None:
+        files = sorted(
+            f for f in Path(folder).glob("*") if f.suffix in (".jpg", ".png")
+        )
+        if not files:
+            raise FileNotFoundError(
+                f"{folder} holds no .jpg or .png picture; put photographs there, see "
+                "tools/replication/materials.py."
+            )
+        return [read_ground(file) for file in files]
     folder = Path(skimage.__file__).parent / "data"
     grounds = []
     for name in GROUNDS:
@@ -47,9 +70,14 @@ def load_grounds():
             raise FileNotFoundError(
                 f"{folder / name} is missing; reinstall scikit-image from its wheel."
             )
-        with Image.open(folder / name) as picture:
-            grounds.append(np.asarray(picture.convert("RGB")))
+        grounds.append(read_ground(folder / name))
     return grounds
+
+
+def read_ground(file):
+    """One photograph as an RGB uint8 array."""
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))
 
 
 def make_ground(rng, grounds, height, width):
@@ -117,9 +145,10 @@ def blend(image, canvas):
     return image * (1 - canvas[..., 3:] / 255) + canvas[..., :3]
 
 
-def compose_object(rng, source, grounds, longest_side):
+def compose_object(rng, source, grounds, longest_side, main=None):
     """A picture of one main object, in part with a small one behind it.
 
+    ``main`` is the RGBA cut-out of the main object, drawn from ``source`` when None.
     Returns an RGB array (uint8); its longest side is ``longest_side`` px, the
     other one at least three quarters of it.
     """
@@ -131,16 +160,70 @@ def compose_object(rng, source, grounds, longest_side):
     wanted = [(rng.uniform(*MAIN_SCALE), 0.0)]
     if rng.random() < 0.25:
         wanted.insert(0, (rng.uniform(0.12, 0.28), 0.3))
-    for scale, overhang in wanted:
-        layer = make_layer(rng, source.sample(rng)[0], scale * short)
+    for place_of, (scale, overhang) in enumerate(wanted, 1):
+        is_given = main is not None and place_of == len(wanted)
+        rgba = main if is_given else source.sample(rng)[0]
+        layer = make_layer(rng, rgba, scale * short)
         left = pick_offset(rng, layer.shape[1], width, overhang)
         top = pick_offset(rng, layer.shape[0], height, overhang)
         image = blend(image, place(layer, left, top, height, width))
     return np.round(image).astype(np.uint8)
 
 
-def compose_scene(rng, source, grounds, side):
-    """A square scene of ``side`` px with 1 to 6 objects.
+def make_distractor(rng, grounds, longest):
+    """A shard of another photograph: no object, yet with an outline like one.
+
+    Returns a float32 array (H x W x 4, 0-255) with premultiplied alpha.
+    """
+    side = max(4, round(longest))
+    corners = rng.integers(*DISTRACTOR_CORNERS)
+    angle = np.sort(rng.uniform(0, 2 * np.pi, corners))
+    reach = rng.uniform(0.4, 1, corners) * side / 2
+    points = np.stack([np.cos(angle), np.sin(angle)], 1) * reach[:, None] + side / 2
+    alpha = np.zeros((side, side), np.uint8)
+    cv2.fillPoly(alpha, [np.round(points).astype(np.int32)], 255)
+    alpha = cv2.blur(alpha, (3, 3)).astype(np.float32)
+    colours = make_ground(rng, grounds, side, side) * (alpha[..., None] / 255)
+    return np.dstack([colours, alpha])
+
+
+class Scene:
+    """A square picture that is filled layer by layer; later ones cover earlier."""
+
+    def __init__(self, rng, grounds, side):
+        self.rng, self.side = rng, side
+        self.image = make_ground(rng, grounds, side, side)
+        # Of every pixel: -1 for ground and distractors, else the object's place.
+        self.owner = np.full((side, side), -1)
+        self.areas, self.classes = [], []
+
+    def add(self, layer, index=None):
+        """Put a layer somewhere; no object's visible part may become too small.
+
+        ``index`` is the class of an object, None for a distractor. Returns
+        whether it was placed.
+        """
+        left = pick_offset(self.rng, layer.shape[1], self.side, 0.15)
+        top = pick_offset(self.rng, layer.shape[0], self.side, 0.15)
+        canvas = place(layer, left, top, self.side, self.side)
+        areas = list(self.areas)
+        if index is not None:
+            areas.append(np.count_nonzero(layer[..., 3] >= SOLID))
+        code = len(self.areas) if index is not None else -1
+        covered = np.where(canvas[..., 3] >= SOLID, code, self.owner)
+        total = np.array(areas)
+        seen = np.bincount(covered.ravel() + 1, minlength=len(total) + 1)[1:]
+        if (seen < np.maximum(MIN_PIXELS, MIN_VISIBLE * total)).any():
+            return False
+        self.image = blend(self.image, canvas)
+        self.owner, self.areas = covered, areas
+        if index is not None:
+            self.classes.append(index)
+        return True
+
+
+def compose_scene(rng, source, grounds, side, rules=None):
+    """A square scene of ``side`` px with the objects that ``rules`` ask for.
 
     Returns the RGB picture (uint8), the owner of every pixel (int, -1 for the
     ground, else the place in the next list) and the class index per object.
@@ -150,31 +233,32 @@ def compose_scene(rng, source, grounds, side):
     Raises:
         ValueError: no cut-out of the source shows enough pixels at this size.
     """
-    image = make_ground(rng, grounds, side, side)
-    owner, areas, classes = np.full((side, side), -1), [], []
-    wanted = rng.integers(SCENE_OBJECTS[0], SCENE_OBJECTS[1] + 1)
+    rules = rules or SceneRules()
+    scene = Scene(rng, grounds, side)
+
+    def longest():
+        return side * np.exp(rng.uniform(*np.log(rules.scale)))
+
+    wanted = rng.integers(rules.objects[0], rules.objects[1] + 1)
+    distractors = 0
+    if rules.distractors[1]:
+        distractors = rng.integers(rules.distractors[0], rules.distractors[1] + 1)
     for _ in range(TRIES * wanted):
-        rgba, index = source.sample(rng)
-        scale = np.exp(rng.uniform(*np.log(SCENE_SCALE)))
-        layer = make_layer(rng, rgba, scale * side)
-        left = pick_offset(rng, layer.shape[1], side, 0.15)
-        top = pick_offset(rng, layer.shape[0], side, 0.15)
-        canvas = place(layer, left, top, side, side)
-        covered = np.where(canvas[..., 3] >= SOLID, len(areas), owner)
-        total = np.array([*areas, np.count_nonzero(layer[..., 3] >= SOLID)])
-        seen = np.bincount(covered.ravel() + 1, minlength=len(total) + 1)[1:]
-        if (seen < np.maximum(MIN_PIXELS, MIN_VISIBLE * total)).any():
+        # Chances that spread the distractors over the layers.
+        if distractors and rng.random() * (wanted + distractors) < distractors:
+            scene.add(make_distractor(rng, grounds, longest()))
+            distractors -= 1
             continue
-        image, owner, areas = blend(image, canvas), covered, list(total)
-        classes.append(index)
-        if len(classes) == wanted:
+        rgba, index = source.sample(rng)
+        scene.add(make_layer(rng, rgba, longest()), index)
+        if len(scene.classes) == wanted:
             break
-    if not classes:
+    if not scene.classes:
         raise ValueError(
             f"no cut-out shows {MIN_PIXELS} pixels in a scene of {side} px; raise "
             "--scene-size or use cut-outs with a larger solid part."
         )
-    return np.round(image).astype(np.uint8), owner, classes
+    return np.round(scene.image).astype(np.uint8), scene.owner, scene.classes
 
 
 def describe(owner, classes):

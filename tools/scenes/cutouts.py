@@ -5,6 +5,7 @@ returns an RGBA picture (uint8, H x W x 4, straight alpha) and a class index.
 """
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,48 @@ class FolderCutouts:
             )
         self.names = list(groups)
         self.pictures = [[read_cutout(f) for f in files] for files in groups.values()]
+        self.stems = [[f.stem for f in files] for files in groups.values()]
         self.digest = digest_files([f for files in groups.values() for f in files])
+
+    def part(self, first, last):
+        """The same classes, of each the cut-outs from part ``first`` to ``last``.
+
+        Parts are fractions of a class's cut-outs, in an order that only the class's
+        name decides; every part of 0.1 or more has at least one cut-out of a class
+        of seven.
+
+        Raises:
+            ValueError: a class would be left without a cut-out.
+        """
+        part = object.__new__(type(self))
+        part.names, part.digest = self.names, self.digest
+        part.pictures, part.stems = [], []
+        for name, pictures, stems in zip(
+            self.names, self.pictures, self.stems, strict=True
+        ):
+            seed = list(hashlib.sha256(name.encode()).digest())
+            order = np.random.default_rng(seed).permutation(len(pictures))
+            bounds = [math.ceil(f * len(pictures) - 1e-9) for f in (first, last)]
+            taken = sorted(order[slice(*bounds)])
+            if not taken:
+                raise ValueError(
+                    f"class {name} has {len(pictures)} cut-outs, too few; give "
+                    "at least seven."
+                )
+            part.pictures.append([pictures[k] for k in taken])
+            part.stems.append([stems[k] for k in taken])
+        return part
+
+    def single(self, number):
+        """(class index, name, RGBA) of cut-out ``number``, counted over all classes."""
+        for index, pictures in enumerate(self.pictures):
+            if number < len(pictures):
+                return index, self.stems[index][number], pictures[number]
+            number -= len(pictures)
+        raise IndexError(number)
+
+    def __len__(self):
+        return sum(map(len, self.pictures))
 
     def sample(self, rng):
         """Return (RGBA uint8 H x W x 4, class index) of one stored picture."""

@@ -6,6 +6,11 @@ pictures of one main object), ``train/`` and ``val/`` (scenes of 1 to 6
 objects), ``annotations/train.json`` and ``annotations/val.json`` (COCO format,
 masks respect occlusion) and ``card.json`` (options, counts, checksums).
 
+With ``--split-cutouts`` the cut-outs of a class are parted: 70 % are seen in
+``pretrain/`` and ``train/``, 20 % in ``val/`` only, and 10 % in ``probe/`` only,
+which holds labelled pictures like those of ``pretrain/`` to judge features by.
+Both are then sorted into folders, CLASS/CUT-OUT/, with equally many pictures each.
+
 Every picture draws from its own random generator, seeded with
 (seed, split, index): the bytes do not depend on the number of workers. They
 may differ between versions of NumPy, OpenCV and Pillow, which the card names.
@@ -27,12 +32,22 @@ import cv2
 import numpy as np
 import PIL
 import skimage
-from compose import GROUNDS, compose_object, compose_scene, describe, load_grounds
+from compose import (
+    GROUNDS,
+    SceneRules,
+    compose_object,
+    compose_scene,
+    describe,
+    load_grounds,
+)
 from cutouts import DrawnCutouts, FolderCutouts, digest_files
 from PIL import Image
 
 FORMAT = 1  # raise when the same options would give other pictures
-SPLITS = ("pretrain", "train", "val")
+SPLITS = ("pretrain", "train", "val", "probe")  # a new one goes to the end
+SCENES = ("train", "val")
+# The part of every class's cut-outs that a split draws from.
+PARTS = dict(pretrain=(0, 0.7), train=(0, 0.7), probe=(0.7, 0.8), val=(0.8, 1))
 JPEG_QUALITY = 92
 
 
@@ -40,9 +55,13 @@ JPEG_QUALITY = 92
 class Options:
     """What decides the content of a data set.
 
-    ``pretrain``, ``train`` and ``val`` are numbers of pictures; the sizes are
-    the longest side in pixels; ``cutouts`` is a folder or None (drawn by code);
-    ``classes`` is ``all`` or ``one`` (every object is an ``object``).
+    ``pretrain``, ``train``, ``val`` and ``probe`` are numbers of pictures; the sizes
+    are the longest side in pixels; ``cutouts`` is a folder or None (drawn by code);
+    ``classes`` is ``all`` or ``one`` (every object is an ``object``); ``grounds`` is
+    a folder with photographs in ``train/`` and ``val/``, or None (scikit-image's);
+    ``split_cutouts`` gives every split its own cut-outs; ``objects`` and
+    ``distractors`` are the most of a scene; ``smallest`` is the shortest longest
+    side of an object by the side of the scene.
     """
 
     pretrain: int = 3000
@@ -53,10 +72,16 @@ class Options:
     seed: int = 0
     cutouts: str | None = None
     classes: str = "all"
+    probe: int = 0
+    grounds: str | None = None
+    split_cutouts: bool = False
+    objects: int = 6
+    distractors: int = 0
+    smallest: float = 0.16
 
     def __post_init__(self):
-        lowest = dict.fromkeys((*SPLITS, "seed"), 0) | dict(
-            object_size=32, scene_size=64
+        lowest = dict.fromkeys((*SPLITS, "seed", "distractors"), 0) | dict(
+            object_size=32, scene_size=64, objects=1
         )
         for name, low in lowest.items():
             if getattr(self, name) < low:
@@ -67,6 +92,19 @@ class Options:
                 )
         if self.classes not in ("all", "one"):
             raise ValueError(f"--classes is {self.classes!r}; give 'all' or 'one'.")
+        if not 0.02 <= self.smallest <= 0.5:
+            raise ValueError(f"--smallest is {self.smallest}; give 0.02 to 0.5.")
+        if self.split_cutouts and not self.cutouts:
+            raise ValueError("--split-cutouts needs --cutouts DIR.")
+        if self.probe and not self.split_cutouts:
+            raise ValueError(f"--probe is {self.probe}; it needs --split-cutouts.")
+
+    @property
+    def rules(self):
+        """What its scenes hold."""
+        return SceneRules(
+            (1, self.objects), (self.smallest, 0.8), (0, self.distractors)
+        )
 
 
 def open_source(options):
@@ -74,30 +112,65 @@ def open_source(options):
     return FolderCutouts(options.cutouts) if options.cutouts else DrawnCutouts()
 
 
+def open_grounds(options):
+    """The photographs of the training splits and of ``val``, by split."""
+    if options.grounds is None:
+        return dict.fromkeys(SPLITS, load_grounds())
+    folder = Path(options.grounds)
+    return dict.fromkeys(SPLITS, load_grounds(folder / "train")) | dict(
+        val=load_grounds(folder / "val")
+    )
+
+
 class Composer:
     """Writes single pictures of a data set; one per process."""
 
     def __init__(self, out, options):
         self.out, self.options = Path(out), options
-        self.source, self.grounds = open_source(options), load_grounds()
+        source = open_source(options)
+        self.sources = dict.fromkeys(SPLITS, source)
+        if options.split_cutouts:
+            self.sources = {s: source.part(*PARTS[s]) for s in SPLITS}
+        self.grounds = open_grounds(options)
 
     def make(self, job):
         """Write picture ``index`` of a split; returns its annotations."""
         split, index = job
         rng = np.random.default_rng([self.options.seed, SPLITS.index(split), index])
-        notes = []
-        if split == "pretrain":
-            size = self.options.object_size
-            image = compose_object(rng, self.source, self.grounds, size)
-        else:
-            size = self.options.scene_size
-            image, owner, classes = compose_scene(rng, self.source, self.grounds, size)
-            if self.options.classes == "one":
-                classes = [0] * len(classes)
-            notes = describe(owner, classes)
-        file = self.out / split / picture_name(index)
-        Image.fromarray(image).save(file, quality=JPEG_QUALITY)
-        return notes
+        write = self.make_scene if split in SCENES else self.make_object
+        return write(rng, split, index)
+
+    def make_object(self, rng, split, index):
+        """Write a picture of one main object."""
+        source, grounds = self.sources[split], self.grounds[split]
+        folder, main = self.out / split, None
+        if self.options.split_cutouts:
+            label, stem, main = source.single(index % len(source))
+            folder = folder / source.names[label] / stem
+            folder.mkdir(parents=True, exist_ok=True)
+        size = self.options.object_size
+        save(compose_object(rng, source, grounds, size, main), folder, index)
+        return []
+
+    def make_scene(self, rng, split, index):
+        """Write a scene; returns what is annotated on it."""
+        image, owner, classes = compose_scene(
+            rng,
+            self.sources[split],
+            self.grounds[split],
+            self.options.scene_size,
+            self.options.rules,
+        )
+        if self.options.classes == "one":
+            classes = [0] * len(classes)
+        save(image, self.out / split, index)
+        return describe(owner, classes)
+
+
+def save(image, folder, index):
+    """Write an RGB array as picture ``index`` of a folder."""
+    file = folder / picture_name(index)
+    Image.fromarray(image).save(file, quality=JPEG_QUALITY)
 
 
 def picture_name(index):
@@ -150,8 +223,8 @@ def write_annotations(file, notes, side, names):
 
 def digest_sets(out):
     """SHA-256 per file set: the files of a set joined in the order of names."""
-    sets = {split: sorted((out / split).glob("*.jpg")) for split in SPLITS}
-    for split in SPLITS[1:]:
+    sets = {s: sorted((out / s).rglob("*.jpg")) for s in SPLITS if (out / s).is_dir()}
+    for split in SCENES:
         sets[f"annotations/{split}.json"] = [out / "annotations" / f"{split}.json"]
     return {
         name: digest_files([f for f in files if f.is_file()])
@@ -163,6 +236,10 @@ def card_options(options, source):
     """Options as the card keeps them: a folder by its name and content."""
     folder = options.cutouts and Path(options.cutouts).resolve().name
     content = dict(cutouts=folder, cutouts_sha256=source.digest, format=FORMAT)
+    if options.grounds:
+        files = [f for f in Path(options.grounds).rglob("*") if f.is_file()]
+        content["grounds"] = Path(options.grounds).resolve().name
+        content["grounds_sha256"] = digest_files(sorted(files))
     return asdict(options) | content
 
 
@@ -177,13 +254,19 @@ def make_card(out, options, source, notes, names):
             "pretrain, train and val draw from the same cut-outs and grounds: val "
             "measures new arrangements of known objects, not new objects."
         )
+    if options.split_cutouts:
+        reuse = "val and probe show cut-outs that no other split shows."
+    grounds = [f"skimage/data/{name}" for name in GROUNDS]
+    if options.grounds:
+        files = sorted(Path(options.grounds).rglob("*.*"))
+        grounds = [f.relative_to(options.grounds).as_posix() for f in files]
     return dict(
         options=card_options(options, source),
-        images={split: len(notes[split]) for split in SPLITS},
-        objects={split: sum(map(len, notes[split])) for split in SPLITS[1:]},
+        images={s: len(notes[s]) for s in SPLITS if notes[s] or s != "probe"},
+        objects={split: sum(map(len, notes[split])) for split in SCENES},
         categories=names,
         reuse=reuse,
-        grounds=[f"skimage/data/{name}" for name in GROUNDS],
+        grounds=grounds,
         versions=dict(
             numpy=np.__version__,
             opencv=cv2.__version__,
@@ -231,7 +314,9 @@ def is_complete(out, options, source, overwrite):
     if overwrite:
         return False
     wanted = card_options(options, source)
-    differ = [k for k in wanted if stored["options"].get(k) != wanted[k]]
+    # A card of before an option was added was made with its default.
+    has = asdict(Options()) | stored["options"]
+    differ = [k for k in wanted if has.get(k) != wanted[k]]
     if differ:
         raise ValueError(
             f"OUT {out} holds a data set made with other options "
@@ -269,10 +354,11 @@ def build(out, options, workers=1, overwrite=False):
     card_file.unlink(missing_ok=True)
     for name in (*SPLITS, "annotations"):
         shutil.rmtree(out / name, ignore_errors=True)
-        (out / name).mkdir()
+        if name != "probe" or options.probe:
+            (out / name).mkdir()
     notes = make_pictures(out, options, workers)
     names = ["object"] if options.classes == "one" else source.names
-    for split in SPLITS[1:]:
+    for split in SCENES:
         file = out / "annotations" / f"{split}.json"
         write_annotations(file, notes[split], options.scene_size, names)
     card = make_card(out, options, source, notes, names)
@@ -318,6 +404,31 @@ def parse_args(argv):
         choices=("all", "one"),
         default=default.classes,
         help="'one' calls every object 'object'",
+    )
+    parser.add_argument(
+        "--grounds",
+        metavar="DIR",
+        help="folder with photographs in train/ and val/ (default: scikit-image's)",
+    )
+    parser.add_argument(
+        "--split-cutouts",
+        action="store_true",
+        help="val and probe show cut-outs that no other split shows",
+    )
+    for name, text in dict(
+        objects="most objects of a scene", distractors="most distractors of a scene"
+    ).items():
+        parser.add_argument(
+            f"--{name}",
+            type=int,
+            default=getattr(default, name),
+            help=f"{text} (default %(default)s)",
+        )
+    parser.add_argument(
+        "--smallest",
+        type=float,
+        default=default.smallest,
+        help="smallest object by the scene's side (default %(default)s)",
     )
     parser.add_argument("--workers", type=int, default=1, help="number of processes")
     parser.add_argument(
