@@ -108,16 +108,13 @@ def test_masks_are_disjoint_and_boxes_tight(data, split):
             assert isinstance(row["segmentation"]["counts"], str)
 
 
-def test_masks_follow_the_painted_pixels(tmp_path, monkeypatch):
-    def black(rng, grounds, height, width):
-        return np.zeros((height, width, 3), np.float32)
-
-    monkeypatch.setattr(compose, "make_ground", black)
+def test_masks_follow_the_painted_pixels(tmp_path):
+    black = compose.Grounds([np.zeros((96, 96, 3), np.uint8)], recolour=False)
     save_disc(tmp_path / "disc.png")
     source = cutouts.FolderCutouts(tmp_path)
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        image, owner, classes = compose.compose_scene(rng, source, None, 96)
+        image, owner, classes = compose.compose_scene(rng, source, black, 96)
         assert set(np.unique(owner)) - {-1} == set(range(len(classes)))
         kernel = np.ones((3, 3), np.uint8)
         # The disc is dimmed to 0.7 at most; its soft edge is one pixel wide.

@@ -7,6 +7,7 @@ from .guards import (
 )
 from .knn import KNNHook
 from .lars import MultiTensorLARS
+from .layout import ChannelsLastHook
 from .logs import DeferredInfoHook
 from .metrics import LevelAccuracy
 from .monitors import EmbeddingMonitorHook
@@ -15,6 +16,7 @@ from .steps import IterationSeedHook, OptimStepParamSchedulerHook, TargetUpdateH
 
 __all__ = [
     "BFloat16OptimWrapper",
+    "ChannelsLastHook",
     "ClassesHook",
     "CompileHook",
     "DeferredInfoHook",

@@ -48,7 +48,7 @@ class SceneRules:
 
 
 def load_grounds(folder=None):
-    """Read photographs (RGB uint8 arrays): a folder's, or scikit-image's own.
+    """Read photographs: a folder's, used as they are, or scikit-image's own.
 
     Raises:
         FileNotFoundError: there is none, or the installed package lacks one.
@@ -62,7 +62,7 @@ def load_grounds(folder=None):
                 f"{folder} holds no .jpg or .png picture; put photographs there, see "
                 "tools/replication/materials.py."
             )
-        return [read_ground(file) for file in files]
+        return Grounds([read_ground(file) for file in files], recolour=False)
     folder = Path(skimage.__file__).parent / "data"
     grounds = []
     for name in GROUNDS:
@@ -71,7 +71,7 @@ def load_grounds(folder=None):
                 f"{folder / name} is missing; reinstall scikit-image from its wheel."
             )
         grounds.append(read_ground(folder / name))
-    return grounds
+    return Grounds(grounds)
 
 
 def read_ground(file):
@@ -80,8 +80,21 @@ def read_ground(file):
         return np.asarray(picture.convert("RGB"))
 
 
-def make_ground(rng, grounds, height, width):
-    """A recoloured random crop of one photograph (float32, H x W x 3, 0-255)."""
+@dataclass(frozen=True)
+class Grounds:
+    """Photographs, and whether their crops are recoloured: few ones need that."""
+
+    photos: list
+    recolour: bool = True
+
+    def sample(self, rng, height, width):
+        """A random crop of one photograph (float32, H x W x 3, 0-255)."""
+        image = crop_ground(rng, self.photos, height, width)
+        return recoloured(rng, image) if self.recolour else image.astype(np.float32)
+
+
+def crop_ground(rng, grounds, height, width):
+    """A random crop of one photograph, resized (uint8, H x W x 3)."""
     photo = grounds[rng.integers(len(grounds))]
     side = rng.uniform(*GROUND_CROP) * min(photo.shape[:2]) / max(height, width)
     tall, wide = max(8, int(height * side)), max(8, int(width * side))
@@ -90,9 +103,11 @@ def make_ground(rng, grounds, height, width):
     crop = photo[top : top + tall, left : left + wide]
     crop = crop[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])]
     method = cv2.INTER_AREA if tall > height else cv2.INTER_CUBIC
-    image = cv2.resize(
-        np.ascontiguousarray(crop), (width, height), interpolation=method
-    )
+    return cv2.resize(np.ascontiguousarray(crop), (width, height), interpolation=method)
+
+
+def recoloured(rng, image):
+    """Turn the hues of an RGB image, dim and tint it (float32, 0-255)."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + rng.integers(180)) % 180
     hsv[..., 1] = (hsv[..., 1] * rng.uniform(0.3, 1.0)).astype(np.uint8)
@@ -145,10 +160,11 @@ def blend(image, canvas):
     return image * (1 - canvas[..., 3:] / 255) + canvas[..., :3]
 
 
-def compose_object(rng, source, grounds, longest_side, main=None):
+def compose_object(rng, source, grounds, longest_side, main=None, scale=MAIN_SCALE):
     """A picture of one main object, in part with a small one behind it.
 
-    ``main`` is the RGBA cut-out of the main object, drawn from ``source`` when None.
+    ``main`` is the RGBA cut-out of the main object, drawn from ``source`` when None;
+    ``scale`` is the range of its longest side by the shorter side of the picture.
     Returns an RGB array (uint8); its longest side is ``longest_side`` px, the
     other one at least three quarters of it.
     """
@@ -156,14 +172,14 @@ def compose_object(rng, source, grounds, longest_side, main=None):
     if rng.random() < 0.5:
         short = round(longest_side * rng.uniform(0.75, 1))
     height, width = (short, longest_side)[:: rng.choice([-1, 1])]
-    image = make_ground(rng, grounds, height, width)
-    wanted = [(rng.uniform(*MAIN_SCALE), 0.0)]
+    image = grounds.sample(rng, height, width)
+    wanted = [(rng.uniform(*scale), 0.0)]
     if rng.random() < 0.25:
         wanted.insert(0, (rng.uniform(0.12, 0.28), 0.3))
-    for place_of, (scale, overhang) in enumerate(wanted, 1):
-        is_given = main is not None and place_of == len(wanted)
+    for number, (part, overhang) in enumerate(wanted, 1):
+        is_given = main is not None and number == len(wanted)
         rgba = main if is_given else source.sample(rng)[0]
-        layer = make_layer(rng, rgba, scale * short)
+        layer = make_layer(rng, rgba, part * short)
         left = pick_offset(rng, layer.shape[1], width, overhang)
         top = pick_offset(rng, layer.shape[0], height, overhang)
         image = blend(image, place(layer, left, top, height, width))
@@ -183,7 +199,7 @@ def make_distractor(rng, grounds, longest):
     alpha = np.zeros((side, side), np.uint8)
     cv2.fillPoly(alpha, [np.round(points).astype(np.int32)], 255)
     alpha = cv2.blur(alpha, (3, 3)).astype(np.float32)
-    colours = make_ground(rng, grounds, side, side) * (alpha[..., None] / 255)
+    colours = grounds.sample(rng, side, side) * (alpha[..., None] / 255)
     return np.dstack([colours, alpha])
 
 
@@ -192,7 +208,7 @@ class Scene:
 
     def __init__(self, rng, grounds, side):
         self.rng, self.side = rng, side
-        self.image = make_ground(rng, grounds, side, side)
+        self.image = grounds.sample(rng, side, side)
         # Of every pixel: -1 for ground and distractors, else the object's place.
         self.owner = np.full((side, side), -1)
         self.areas, self.classes = [], []

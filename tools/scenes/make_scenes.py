@@ -34,6 +34,7 @@ import PIL
 import skimage
 from compose import (
     GROUNDS,
+    MAIN_SCALE,
     SceneRules,
     compose_object,
     compose_scene,
@@ -60,8 +61,9 @@ class Options:
     ``classes`` is ``all`` or ``one`` (every object is an ``object``); ``grounds`` is
     a folder with photographs in ``train/`` and ``val/``, or None (scikit-image's);
     ``split_cutouts`` gives every split its own cut-outs; ``objects`` and
-    ``distractors`` are the most of a scene; ``smallest`` is the shortest longest
-    side of an object by the side of the scene.
+    ``distractors`` are the most of a scene; ``smallest`` and ``main`` are the least
+    that an object's longest side measures, by the side of the scene, and the main
+    object's by the shorter side of its picture.
     """
 
     pretrain: int = 3000
@@ -78,6 +80,7 @@ class Options:
     objects: int = 6
     distractors: int = 0
     smallest: float = 0.16
+    main: float = 0.4
 
     def __post_init__(self):
         lowest = dict.fromkeys((*SPLITS, "seed", "distractors"), 0) | dict(
@@ -94,6 +97,8 @@ class Options:
             raise ValueError(f"--classes is {self.classes!r}; give 'all' or 'one'.")
         if not 0.02 <= self.smallest <= 0.5:
             raise ValueError(f"--smallest is {self.smallest}; give 0.02 to 0.5.")
+        if not 0.1 <= self.main <= MAIN_SCALE[1]:
+            raise ValueError(f"--main is {self.main}; give 0.1 to {MAIN_SCALE[1]}.")
         if self.split_cutouts and not self.cutouts:
             raise ValueError("--split-cutouts needs --cutouts DIR.")
         if self.probe and not self.split_cutouts:
@@ -148,8 +153,9 @@ class Composer:
             label, stem, main = source.single(index % len(source))
             folder = folder / source.names[label] / stem
             folder.mkdir(parents=True, exist_ok=True)
-        size = self.options.object_size
-        save(compose_object(rng, source, grounds, size, main), folder, index)
+        size, scale = self.options.object_size, (self.options.main, MAIN_SCALE[1])
+        image = compose_object(rng, source, grounds, size, main, scale)
+        save(image, folder, index)
         return []
 
     def make_scene(self, rng, split, index):
@@ -429,6 +435,12 @@ def parse_args(argv):
         type=float,
         default=default.smallest,
         help="smallest object by the scene's side (default %(default)s)",
+    )
+    parser.add_argument(
+        "--main",
+        type=float,
+        default=default.main,
+        help="smallest main object by its picture's shorter side (default %(default)s)",
     )
     parser.add_argument("--workers", type=int, default=1, help="number of processes")
     parser.add_argument(

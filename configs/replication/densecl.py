@@ -1,0 +1,16 @@
+# DenseCL of MMPretrain on the same backbone and images.
+_base_ = "mocov2.py"
+
+model = dict(
+    type="DenseCL",
+    loss_lambda=0.5,
+    neck=dict(
+        _delete_=True,
+        type="DenseCLNeck",
+        in_channels=256,
+        hid_channels=512,
+        out_channels=128,
+        num_grid=None,
+    ),
+)
+find_unused_parameters = True

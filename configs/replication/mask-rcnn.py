@@ -1,0 +1,53 @@
+# The one detector that all rows are fine-tuned in: small scenes of 18 classes.
+# `load_from` or the backbone's `init_cfg` say where a row starts.
+_base_ = "../benchmarks/quickstart/mask-rcnn_r18-random_fpn_small.py"
+
+custom_imports = dict(imports=["mcl"], allow_failed_imports=False)
+custom_hooks = [dict(type="ChannelsLastHook")]
+
+data_root = "{{$REPLICATION_DATA:work_dirs/replication/small/data/}}"
+side = 128
+max_iters = 400
+
+metainfo = dict(
+    classes=(
+        "bird christmas clothes easter fish flower fruit halloween insect mammal "
+        "music_instrument planet road_sign sport tool tree vegetable vehicle"
+    ).split()
+)
+model = dict(
+    # objects of 17 to 102 pixels
+    rpn_head=dict(anchor_generator=dict(scales=[5])),
+    roi_head=dict(bbox_head=dict(num_classes=18), mask_head=dict(num_classes=18)),
+)
+
+train_pipeline = _base_.train_pipeline
+train_pipeline[2]["scale"] = (side, side)
+test_pipeline = _base_.test_pipeline
+test_pipeline[1]["scale"] = (side, side)
+train_dataloader = dict(
+    num_workers=1,
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    num_workers=1,
+    dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + "annotations/val.json")
+test_evaluator = val_evaluator
+
+# A third less time. RoIs are rounded to bfloat16 in training: half a pixel at most.
+optim_wrapper = dict(type="mmpretrain.BFloat16OptimWrapper")
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=50),
+    dict(
+        type="CosineAnnealingLR",
+        T_max=max_iters,
+        by_epoch=False,
+        begin=0,
+        end=max_iters,
+    ),
+]
+default_hooks = dict(checkpoint=dict(interval=max_iters))

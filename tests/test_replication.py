@@ -1,0 +1,311 @@
+"""tools/replicate.py: its configs, its order of work, and rows from end to end."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+from PIL import Image
+
+from mcl.errors import InputError
+
+from .test_benchmark import load
+from .test_make_scenes import make_scenes
+
+replicate, plan, rows, schedule, stages, measure = (
+    load(name)
+    for name in (
+        "replicate",
+        "replication.plan",
+        "replication.rows",
+        "replication.schedule",
+        "replication.stages",
+        "replication.measure",
+    )
+)
+OWN = [name for name, row in rows.ROWS.items() if row.config]
+# Shrinks everything to seconds; what the configs have beside these stays.
+TINY = rows.Scale(
+    data=dict(
+        pretrain=90 * 2,
+        probe=18,
+        train=20,
+        val=8,
+        object_size=48,
+        scene_size=64,
+        split_cutouts=True,
+    ),
+    finetuning={100: 2, 10: 1},
+    seeds=(0, 1),
+    pretraining={
+        "train_cfg.max_iters": 8,
+        "default_hooks.logger.interval": 1,
+        "train_dataloader.batch_size": 8,
+        "train_dataloader.sampler.batch_size": 8,
+        "train_dataloader.num_workers": 0,
+        "train_dataloader.persistent_workers": False,
+    },
+    detector={
+        "train_dataloader.batch_size": 2,
+        "train_dataloader.num_workers": 0,
+        "train_dataloader.persistent_workers": False,
+        "val_dataloader.num_workers": 0,
+        "val_dataloader.persistent_workers": False,
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    """A work directory whose data set is made, of discs in the classes' folders."""
+    work = tmp_path_factory.mktemp("replication")
+    classes = rows.detector_config(TINY, 100, 0).metainfo.classes
+    rng = np.random.default_rng(0)
+    for name in classes:
+        for k in range(7):
+            rgba = np.zeros((96, 96, 4), np.uint8)
+            colour = (*map(int, rng.integers(0, 255, 3)), 255)
+            cv2.circle(rgba, (48, 48), 30 + k, colour, -1)
+            file = work / "cutouts" / name / f"{k}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rgba).save(file)
+    options = make_scenes.Options(**TINY.data, cutouts=str(work / "cutouts"))
+    card, _ = make_scenes.build(work / "data", options)
+    study = stages.Study(TINY, work, threads=2)
+    (work / "prepare").mkdir()
+    stages.draw_parts(study, work / "log.txt")
+    text = rows.detector_config(TINY, 100, 0).pretty_text
+    (work / "prepare/detector.py").write_text(text)
+    done = json.dumps(card | dict(stage_seconds=1.0))
+    (work / "prepare/done.json").write_text(done)
+    return work
+
+
+@pytest.fixture
+def study(prepared, monkeypatch) -> "stages.Study":
+    monkeypatch.setenv(rows.DATA_VARIABLE, f"{prepared}/data/")
+    return stages.Study(TINY, prepared, threads=2)
+
+
+@pytest.mark.parametrize("scale", list(rows.SCALES))
+@pytest.mark.parametrize("name", OWN)
+def test_pretrainings_take_a_step(study, name, scale):
+    init_default_scope("mmpretrain")
+    small = dict(batch_size=8, num_workers=0, persistent_workers=False)
+    cfg = rows.pretraining_config(rows.ROWS[name], rows.SCALES[scale], 0.1, 40)
+    assert cfg.optim_wrapper.optimizer.lr == 0.1
+    assert cfg.train_cfg.max_iters == cfg.param_scheduler[1].end == 40
+    assert cfg.param_scheduler[0].end == 2
+    cfg.train_dataloader.update(small)
+    cfg.train_dataloader.sampler.batch_size = 8
+    model = MODELS.build(cfg.model)
+    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
+    losses = model(**model.data_preprocessor(batch, True), mode="loss")
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert loss.isfinite() and loss > 0
+    side = cfg.train_dataloader.dataset.dataset.pipeline[1]
+    wanted = 96 if scale == "small" else 128
+    assert wanted in (side.get("size"), side.get("scale")) or (
+        side.transforms[0][0].scale == wanted
+    )
+    assert cfg.size == wanted
+
+
+@pytest.mark.parametrize("scale", list(rows.SCALES))
+def test_detector_is_one_for_all_rows(study, scale):
+    from mmdet.registry import MODELS as DETECTORS
+
+    init_default_scope("mmdet")
+    whole, part = (
+        rows.detector_config(rows.SCALES[scale], labels, 1) for labels in (100, 10)
+    )
+    DETECTORS.build(whole.model)
+    assert part.train_dataloader.dataset.ann_file == "annotations/train.seed1@10.json"
+    assert whole.train_dataloader.dataset.ann_file == "annotations/train.json"
+    assert whole.randomness.seed == 1
+    side = rows.SCALES[scale].data["scene_size"]
+    assert whole.train_dataloader.dataset.pipeline[2].scale == (side, side)
+
+
+def test_medium_has_the_sizes_of_its_name():
+    data = rows.SCALES["medium"].data
+    assert data["pretrain"] >= 60000 and (data["train"], data["val"]) == (3000, 2000)
+    small = rows.SCALES["small"].data
+    assert small["pretrain"] >= 10000 and (small["train"], small["val"]) == (500, 500)
+
+
+def test_fingerprint_follows_every_setting(study):
+    same = rows.fingerprint("mcl", TINY)
+    assert same == rows.fingerprint("mcl", TINY)
+    others = [
+        rows.fingerprint("mcl-backbone", TINY),
+        rows.fingerprint("mcl", replace(TINY, seeds=(0,))),
+        rows.fingerprint("mcl", replace(TINY, finetuning={100: 3})),
+        rows.fingerprint(
+            "mcl", replace(TINY, pretraining={"model.base_momentum": 0.5})
+        ),
+    ]
+    assert len({same, *others}) == 5
+
+
+def test_fingerprint_does_not_depend_on_the_folder(monkeypatch):
+    found = set()
+    for folder in ("/a/", "/b/c/"):
+        monkeypatch.setenv(rows.DATA_VARIABLE, folder)
+        found.add(rows.fingerprint("mcl", TINY))
+    assert len(found) == 1
+
+
+def fake_stages(work, order, needs, fail=()):
+    def make(name):
+        def run(folder):
+            order.append(name)
+            if name in fail:
+                raise InputError(f"{name} failed")
+            return dict(value=name)
+
+        return stages.Stage(name, run, tuple(needs.get(name, ())))
+
+    return [make(name) for name in "abcd"]
+
+
+def test_stages_wait_for_what_they_need(tmp_path):
+    study, order = stages.Study(TINY, tmp_path), []
+    needs = dict(a="c", b="a")
+    schedule.run_stages(study, fake_stages(tmp_path, order, needs), 2)
+    assert sorted(order) == list("abcd")
+    assert order.index("c") < order.index("a") < order.index("b")
+    assert study.result("b")["value"] == "b"
+
+
+def test_what_is_done_is_not_done_again(tmp_path):
+    study, order = stages.Study(TINY, tmp_path), []
+    with pytest.raises(InputError, match="c failed"):
+        schedule.run_stages(study, fake_stages(tmp_path, order, {}, fail="c"), 1)
+    assert order == list("abc")
+    schedule.run_stages(study, fake_stages(tmp_path, order, {}), 1)
+    assert order == list("abccd")
+
+
+def test_remaining_time_is_of_the_kind(tmp_path):
+    study = stages.Study(TINY, tmp_path)
+    for name, kept in {
+        "mcl/search-0": dict(knn=0.1, config="x/mcl.py", steps=10, stage_seconds=600),
+        "mcl/fine-tune-10-0": dict(labels=10, stage_seconds=120),
+    }.items():
+        study.folder(name).mkdir(parents=True)
+        (study.folder(name) / "done.json").write_text(json.dumps(kept))
+    long = stages.Stage("x", print, (), "pre-training mcl.py", 40)
+    short = stages.Stage("y", print, (), "fine-tuning 10")
+    text = schedule.remaining(study, [long, short, short], 2)
+    assert text == "about 22 min left"  # (40 x 60 + 2 x 120) / 2 seconds
+    unknown = stages.Stage("z", print, (), "export")
+    assert "1 stages of unknown length" in schedule.remaining(study, [unknown], 2)
+
+
+def test_search_is_judged_by_neighbours(tmp_path):
+    study = stages.Study(TINY, tmp_path)
+    for k, (lr, knn) in enumerate([(0.1, 0.3), (0.3, 0.4), (0.9, 0.4)]):
+        folder = study.folder(f"mcl/search-{k}")
+        folder.mkdir(parents=True)
+        (folder / "done.json").write_text(json.dumps(dict(lr=lr, knn=knn)))
+    assert plan.best_search(study, "mcl")["lr"] == 0.3
+
+
+def test_plan_shares_a_pretraining_and_counts_for_equal_work(study, monkeypatch):
+    names = ["mcl", "mcl-backbone", "mcl-quarter", "mocov2-compute"]
+    found = {s.name: s for s in plan.plan(study, names, Path("/"))}
+    trained = [n for n in found if n.endswith("/pretrain")]
+    assert trained == ["mcl/pretrain", "mocov2-compute/pretrain"]
+    assert "mcl/search-0" in found["mocov2-compute/pretrain"].needs
+    assert found["mcl-backbone/fine-tune-10-0"].needs == ("mcl/pretrain",)
+    assert "mcl/search-2" in found["mcl-quarter/export"].needs
+    work = {"mcl": 9.0, "mocov2-compute": 3.0}
+    best = {n: dict(lr=0.1, gmac_per_image=w) for n, w in work.items()}
+    monkeypatch.setattr(plan, "best_search", lambda _, owner: best[owner])
+    monkeypatch.setattr(plan, "pretrain", lambda *args: args)
+    *_, steps, _ = plan.run_pretraining(study, "mocov2-compute", study.work)
+    assert steps == 3 * rows.full_length(rows.ROWS["mcl"], TINY)
+
+
+def test_rows_end_in_results(study, prepared, tmp_path, monkeypatch, capsys):
+    """One learning rate; MCL is stopped in its last stage, and goes on."""
+    monkeypatch.setattr(plan, "FACTORS", (1,))
+    monkeypatch.setattr(replicate, "write_report", lambda args: None)
+    shorter = replace(TINY, seeds=(0,))
+    study = stages.Study(shorter, prepared, threads=2)
+    monkeypatch.setitem(rows.SCALES, "small", shorter)
+    results = tmp_path / "results"
+
+    class Args:
+        scale, root, rows = "small", Path("/none"), ["mcl"]
+
+    Args.results = results
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="killed"):
+        patch.setattr(plan, "finetune", stop)
+        replicate.run_rows(study, Args, 1)
+    assert not (results / "small/mcl.json").exists()
+    before = (prepared / "mcl/pretrain/done.json").read_text()
+    replicate.run_rows(study, Args, 1)
+    assert (prepared / "mcl/pretrain/done.json").read_text() == before
+    row = json.loads((results / "small/mcl.json").read_text())
+    assert row["config_sha256"] == rows.fingerprint("mcl", shorter)
+    training = row["pretraining"]
+    assert training["steps"] == 8 and training["images"] == 64
+    assert 0 <= training["knn"] <= 1 and training["gmac_per_image"] > 0.1
+    assert [line["step"] for line in training["curve"]] == list(range(1, 9))
+    assert len(training["search"]) == 1 and training["search"][0]["steps"] == 2
+    assert [(r["labels"], r["images"]) for r in row["finetuning"]] == [
+        (100, 20),
+        (10, 2),
+    ]
+    for run in row["finetuning"]:
+        assert {"bbox", "segm", "bbox_agnostic", "segm_agnostic"} <= set(run)
+        assert len(run["examples"]) == 6
+    assert str(prepared) not in json.dumps(row)
+    data = json.loads((results / "small/data.json").read_text())
+    assert len(data["examples"][0]["boxes"]) >= 1
+    capsys.readouterr()
+    replicate.run_rows(study, Args, 1)
+    assert "mcl: skipped" in capsys.readouterr().out
+
+
+def stop(*args):
+    raise InputError("killed")
+
+
+def test_results_of_other_images_are_not_mixed(study, tmp_path):
+    (tmp_path / "data.json").write_text(json.dumps(dict(card=dict(sha256={}))))
+    with pytest.raises(InputError, match="other images"):
+        replicate.keep_data(study, tmp_path)
+
+
+def test_two_at_a_time_are_refused(tmp_path):
+    with (tmp_path / "lock").open("w") as first, (tmp_path / "lock").open("w") as other:
+        replicate.take(first, tmp_path)
+        with pytest.raises(InputError, match="at work there"):
+            replicate.take(other, tmp_path)
+
+
+def test_perfect_detections_have_an_ap_of_one(prepared, tmp_path):
+    truth = prepared / "data/annotations/val.json"
+    notes = json.loads(truth.read_text())["annotations"]
+    wrong = [dict(note, category_id=note["category_id"] % 18 + 1) for note in notes]
+    for name, found in dict(right=notes, wrong=wrong).items():
+        for kind in ("bbox", "segm"):
+            content = [dict(note, score=0.9) for note in found]
+            (tmp_path / f"{name}.{kind}.json").write_text(json.dumps(content))
+    right = measure.measure_detections(truth, str(tmp_path / "right"))
+    assert right["bbox"] == right["segm_75"] == right["bbox_agnostic"] == 1
+    wrong = measure.measure_detections(truth, str(tmp_path / "wrong"))
+    assert wrong["bbox"] < 0.1 and wrong["bbox_agnostic"] == 1
+    (tmp_path / "none.bbox.json").write_text("[]")
+    (tmp_path / "none.segm.json").write_text("[]")
+    none = measure.measure_detections(truth, str(tmp_path / "none"))
+    assert none["bbox"] == 0 and none["examples"][0]["boxes"] == []

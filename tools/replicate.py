@@ -1,0 +1,213 @@
+"""Does MCL pre-training make a better detector? Run a small-scale replication.
+
+    python tools/replicate.py small|medium [--rows NAME ...] [--root DIR] [--jobs N]
+    python tools/replicate.py small --report
+
+Makes the data set from installed Debian packages (see tools/replication/materials.py;
+--root: where they were unpacked), then row by row: searches the learning rate,
+pre-trains, fine-tunes Mask R-CNN with all and 10 % of the labels, three seeds each. It
+may be killed at any time; the same command goes on. A finished row's figures are in
+docs/replication/results/SCALE/ROW.json, and a row that has such a file is skipped.
+docs/replication.md is written from these files after every row, or with --report.
+"""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from measuring.machine import describe
+from replication.plan import plan, row_result, row_stages
+from replication.rows import DATA_VARIABLE, ROOT, ROWS, SCALES, fingerprint
+from replication.schedule import run_stages
+from replication.stages import Study
+
+from mcl.errors import InputError, exit_in_words
+
+RESULTS = ROOT / "docs/replication/results"
+EXAMPLES = 6  # scenes whose true boxes are kept
+FORMAT = 1
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scale", choices=list(SCALES))
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        choices=list(ROWS),
+        metavar="NAME",
+        default=list(ROWS),
+        help=f"of {', '.join(ROWS)}; all by default",
+    )
+    parser.add_argument(
+        "--root", type=Path, default=Path("/"), help="where the packages were unpacked"
+    )
+    parser.add_argument(
+        "--jobs", type=int, help="stages at a time; by default one a core, or one a GPU"
+    )
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        default=ROOT / "work_dirs/replication",
+        help="for data, checkpoints and logs (default %(default)s)",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=RESULTS,
+        help="for figures (default %(default)s)",
+    )
+    parser.add_argument("--report", action="store_true", help="write the document only")
+    args = parser.parse_args()
+    if args.jobs is not None and args.jobs < 1:
+        raise InputError(f"--jobs {args.jobs}: give 1 or more")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    if args.report:
+        return write_report(args)
+    jobs = args.jobs or torch.cuda.device_count() or os.cpu_count() or 1
+    work = (args.work_dir / args.scale).resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        take(lock, work)
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        study = Study(SCALES[args.scale], work, threads, lock.fileno())
+        os.environ[DATA_VARIABLE] = f"{study.data}/"
+        run_rows(study, args, jobs)
+
+
+def take(lock: TextIO, work: Path) -> None:
+    """Have the work directory for this process and its commands alone."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise InputError(
+            f"--work-dir {work}: another replication, or a command that one started, "
+            "is at work there; wait for it or end it"
+        ) from error
+
+
+def run_rows(study: Study, args: argparse.Namespace, jobs: int) -> None:
+    """Run the rows that have no result yet; write each result when it is complete."""
+    folder = args.results / args.scale
+    folder.mkdir(parents=True, exist_ok=True)
+    names = []
+    for name in args.rows:
+        if (folder / f"{name}.json").is_file():
+            print(f"{name}: skipped, {folder / name}.json is there", flush=True)
+            note_other_settings(folder / f"{name}.json", name, study)
+        else:
+            names.append(name)
+    if not names:
+        return write_report(args)
+    stages = plan(study, names, args.root)
+    run_stages(study, stages[:1], 1)
+    keep_data(study, folder)
+    done = set()
+
+    def keep_rows() -> None:
+        for name in names:
+            own = row_stages(study, name)
+            if name not in done and all(study.is_done(s.name) for s in own):
+                done.add(name)
+                write_row(study, args.scale, name, folder)
+                write_report(args)
+
+    keep_rows()
+    run_stages(study, stages, jobs, keep_rows)
+
+
+def note_other_settings(file: Path, name: str, study: Study) -> None:
+    """Say when a result was made with settings that are no more."""
+    if json.loads(file.read_text())["config_sha256"] != fingerprint(name, study.scale):
+        print(f"  its settings were others; delete {file} to run it again", flush=True)
+
+
+def keep_data(study: Study, folder: Path) -> None:
+    """Keep the data set's card beside the results.
+
+    Raises:
+        InputError: when the results there are of other images.
+    """
+    card, file = study.result("prepare"), folder / "data.json"
+    card.pop("stage_seconds")
+    if file.is_file():
+        if json.loads(file.read_text())["card"]["sha256"] != card["sha256"]:
+            raise InputError(
+                f"{file}: the results there are of other images than "
+                f"{study.data}, other versions of NumPy, OpenCV or Pillow perhaps; "
+                "install those that the file names, or give another --results"
+            )
+        return
+    truth = json.loads((study.data / "annotations/val.json").read_text())
+    examples = [
+        dict(
+            image_id=image["id"],
+            boxes=[
+                [*note["bbox"], note["category_id"]]
+                for note in truth["annotations"]
+                if note["image_id"] == image["id"]
+            ],
+        )
+        for image in truth["images"][:EXAMPLES]
+    ]
+    size = study.scale.data["scene_size"]
+    content = dict(card=card, scene_size=size, examples=examples)
+    file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_row(study: Study, scale: str, name: str, folder: Path) -> None:
+    """Write a finished row's figures."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = describe(device)
+    machine = dict(
+        cpu=found["cpu"],
+        cpu_flags=found["cpu_flags"],
+        cores=os.cpu_count(),
+        gpu=found.get("gpu"),
+        torch=found["torch"],
+        python=platform.python_version(),
+    )
+    sums = json.dumps(study.result("prepare")["sha256"], sort_keys=True)
+    content = dict(
+        format=FORMAT,
+        row=name,
+        scale=scale,
+        config_sha256=fingerprint(name, study.scale),
+        data_sha256=hashlib.sha256(sums.encode()).hexdigest(),
+        machine=machine,
+        **row_result(study, name),
+    )
+    partial = folder / f"{name}.partial"
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(folder / f"{name}.json")
+    print(f"{name}: written to {folder / name}.json", flush=True)
+
+
+def write_report(args: argparse.Namespace) -> None:
+    """Build the document and its plots from the results."""
+    if args.results != RESULTS:
+        print(
+            f"{args.results}: no document is made of other results than the project's"
+        )
+        return
+    script = ROOT / "tools/replication/report.py"
+    if subprocess.run([sys.executable, str(script)]).returncode:
+        raise InputError(f"{script} failed; its message is above")
+
+
+if __name__ == "__main__":
+    exit_in_words(main)

@@ -1,0 +1,186 @@
+"""AP of result files, and neighbours' votes on features of a checkpoint.
+
+    python tools/replication/measure.py detections ANN PREFIX OUT
+    python tools/replication/measure.py features CONFIG CHECKPOINT DATA OUT
+
+One figure per line of need: both write a small JSON file that replicate.py reads.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mcl.engine.knn import knn_vote, plain_pipeline
+from mcl.errors import InputError, exit_in_words
+from mcl.models.losses import normalise
+
+# Neighbours that vote, and images of a cut-out that are in the bank.
+NEIGHBOURS = 20
+BANK_PER_CUTOUT = 8
+EXAMPLES = 6  # scenes whose detections are kept
+LEAST_SCORE = 0.3
+
+
+def average_precision(
+    truth: COCO, file: Path, kind: str, by_class: bool
+) -> list[float]:
+    """AP, AP50 and AP75 of a result file; -1 of pycocotools becomes 0."""
+    results = json.loads(file.read_text())
+    if not results:
+        return [0.0, 0.0, 0.0]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(truth, truth.loadRes(results), kind)
+        evaluation.params.useCats = int(by_class)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return [max(0.0, float(value)) for value in evaluation.stats[:3]]
+
+
+def measure_detections(annotations: Path, prefix: str) -> dict:
+    """AP of boxes and masks, with and without classes, and a few scenes' boxes."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+    found = {}
+    for kind in ("bbox", "segm"):
+        file = Path(f"{prefix}.{kind}.json")
+        values = average_precision(truth, file, kind, by_class=True)
+        names = (kind, f"{kind}_50", f"{kind}_75")
+        found.update(zip(names, values, strict=True))
+        found[f"{kind}_agnostic"] = average_precision(truth, file, kind, False)[0]
+    boxes = json.loads(Path(f"{prefix}.bbox.json").read_text())
+    found["examples"] = [
+        dict(image_id=image, boxes=confident(boxes, image))
+        for image in sorted(truth.getImgIds())[:EXAMPLES]
+    ]
+    return found
+
+
+def confident(results: list[dict], image: int) -> list[list[float]]:
+    """[x, y, width, height, score, category] of an image's confident detections."""
+    return [
+        [*(round(v, 1) for v in r["bbox"]), round(r["score"], 3), r["category_id"]]
+        for r in results
+        if r["image_id"] == image and r["score"] >= LEAST_SCORE
+    ]
+
+
+def load_backbone(cfg: Config, checkpoint: str) -> nn.Module:
+    """The backbone of a pre-trained model, in evaluation mode."""
+    backbone = MODELS.build(cfg.model.backbone)
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    head = "backbone."
+    own = {
+        key.removeprefix(head): value
+        for key, value in weights["state_dict"].items()
+        if key.startswith(head)
+    }
+    backbone.load_state_dict(own)
+    return backbone.eval()
+
+
+@torch.no_grad()
+def embed(backbone: nn.Module, cfg: Config, folder: Path, size: int, most: int | None):
+    """Averaged last maps (N, C), normalised, and labels (N,) of a labelled folder."""
+    from mmpretrain.registry import DATASETS
+
+    dataset = DATASETS.build(
+        dict(
+            type="CustomDataset",
+            data_root=str(folder),
+            extensions=(".jpg",),
+            pipeline=plain_pipeline(size),
+        )
+    )
+    mean, std = (
+        torch.tensor(cfg.model.data_preprocessor[key]).view(3, 1, 1)
+        for key in ("mean", "std")
+    )
+    features, labels, seen = [], [], {}
+    batch: list[Tensor] = []
+
+    def flush() -> None:
+        if batch:
+            features.append(normalise(backbone(torch.stack(batch))[-1].mean((2, 3))))
+            batch.clear()
+
+    for index in range(len(dataset)):
+        path = Path(dataset.get_data_info(index)["img_path"])
+        seen[path.parent] = seen.get(path.parent, 0) + 1
+        if most is not None and seen[path.parent] > most:
+            continue
+        sample = dataset[index]
+        # Pictures are read as BGR; all rows were trained on RGB.
+        batch.append((sample["inputs"].flip(0).float() - mean) / std)
+        labels.append(int(sample["data_samples"].gt_label))
+        if len(batch) == 128:
+            flush()
+    flush()
+    return torch.cat(features), torch.tensor(labels)
+
+
+def measure_features(cfg: Config, checkpoint: str, data: Path) -> dict:
+    """Top-1 of nearest neighbours: new cut-outs' classes by those of known ones."""
+    backbone = load_backbone(cfg, checkpoint)
+    size = cfg.get("size", 96)
+    bank, classes = embed(backbone, cfg, data / "pretrain", size, BANK_PER_CUTOUT)
+    queries, wanted = embed(backbone, cfg, data / "probe", size, None)
+    votes = knn_vote(queries, bank, classes, NEIGHBOURS)
+    # Every class counts the same, however many cut-outs it has.
+    right = [(votes[wanted == c] == c).float().mean() for c in wanted.unique()]
+    return dict(knn=torch.stack(right).mean().item())
+
+
+def count_work(cfg: Config, batch: int = 8) -> float:
+    """Multiply-adds (1e9) per image of a step, forward and backward."""
+    from mmengine.runner import Runner
+
+    loader = dict(cfg.train_dataloader, batch_size=batch, num_workers=0)
+    loader["persistent_workers"] = False
+    loader["sampler"] = dict(loader["sampler"], batch_size=batch)
+    data = next(iter(Runner.build_dataloader(loader, seed=0)))
+    model = MODELS.build(cfg.model)
+    with FlopCounterMode(display=False) as counter:
+        losses = model(**model.data_preprocessor(data, True), mode="loss")
+        model.parse_losses(losses)[0].backward()
+    return counter.get_total_flops() / 2 / batch / 1e9
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    detections = kinds.add_parser("detections")
+    detections.add_argument("annotations", type=Path)
+    detections.add_argument("prefix", help="of PREFIX.bbox.json and PREFIX.segm.json")
+    features = kinds.add_parser("features")
+    features.add_argument("config")
+    features.add_argument("checkpoint")
+    features.add_argument("data", type=Path)
+    for kind in (detections, features):
+        kind.add_argument("out", type=Path)
+    args = parser.parse_args()
+    if args.kind == "detections":
+        found = measure_detections(args.annotations, args.prefix)
+    else:
+        if not Path(args.checkpoint).is_file():
+            raise InputError(f"CHECKPOINT={args.checkpoint}: there is no such file")
+        init_default_scope("mmpretrain")
+        cfg = Config.fromfile(args.config)
+        found = measure_features(cfg, args.checkpoint, args.data)
+        found["gmac_per_image"] = count_work(cfg)
+    args.out.write_text(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    exit_in_words(main)

@@ -1,0 +1,148 @@
+"""Which stages the rows need, and in what order."""
+
+from functools import partial
+from pathlib import Path
+
+from mmengine.config import Config
+
+from .rows import (
+    CONFIGS,
+    FACTORS,
+    ROWS,
+    SEARCH_LENGTH,
+    full_length,
+)
+from .stages import Stage, Study, export_start, finetune, make_data, pretrain
+
+PREPARE = "prepare"
+
+
+def plan(study: Study, names: list[str], root: Path) -> list[Stage]:
+    """The stages of the named rows, those of a row behind one another."""
+    stages = {PREPARE: Stage(PREPARE, partial(make_data, study, root))}
+    for name in names:
+        for stage in row_stages(study, name):
+            stages.setdefault(stage.name, stage)
+    return list(stages.values())
+
+
+def row_stages(study: Study, name: str) -> list[Stage]:
+    """Search, pre-training, export and fine-tunings of a row."""
+    row, stages, needs = ROWS[name], [], (PREPARE,)
+    owner = row.of or name
+    if ROWS[owner].config:
+        stages += search_stages(study, owner)
+        needs = tuple(s.name for s in stages)
+        if not row.quarter:
+            stages.append(pretraining_stage(study, owner, needs))
+            needs = (stages[-1].name,)
+    if row.transfer == "detector" and ROWS[owner].config:
+        run = partial(run_export, study, name)
+        stages.append(Stage(f"{name}/export", run, needs, "export"))
+        needs = (stages[-1].name,)
+    for labels in study.scale.finetuning:
+        for seed in study.scale.seeds:
+            run = partial(run_finetuning, study, name, labels, seed)
+            kind = f"fine-tuning {labels}"
+            stages.append(Stage(finetuning_name(name, labels, seed), run, needs, kind))
+    return stages
+
+
+def finetuning_name(name: str, labels: int, seed: int) -> str:
+    return f"{name}/fine-tune-{labels}-{seed}"
+
+
+def search_stages(study: Study, owner: str) -> list[Stage]:
+    """Pre-trainings of a part of the length, one for each learning rate."""
+    row = ROWS[owner]
+    middle = Config.fromfile(CONFIGS / row.config).optim_wrapper.optimizer.lr
+    steps = round(SEARCH_LENGTH * full_length(row, study.scale))
+    return [
+        Stage(
+            f"{owner}/search-{k}",
+            partial(pretrain, study, row, float(f"{factor * middle:.2g}"), steps),
+            (PREPARE,),
+            f"pre-training {row.config}",
+            steps,
+        )
+        for k, factor in enumerate(FACTORS)
+    ]
+
+
+def pretraining_stage(study: Study, owner: str, needs: tuple) -> Stage:
+    row = ROWS[owner]
+    size = full_length(row, study.scale)
+    if row.like:
+        # As many multiply-adds as the other row needs: known when both were counted.
+        needs = (*needs, *(s.name for s in search_stages(study, row.like)))
+    run = partial(run_pretraining, study, owner)
+    kind = f"pre-training {row.config}"
+    return Stage(f"{owner}/pretrain", run, needs, kind, size)
+
+
+def best_search(study: Study, owner: str) -> dict:
+    """The search's run with the best vote of neighbours; the lowest rate of equals."""
+    found = searches(study, owner)
+    return max(found, key=lambda run: (run["knn"], -run["lr"]))
+
+
+def searches(study: Study, owner: str) -> list[dict]:
+    names = [f"{owner}/search-{k}" for k in range(len(FACTORS))]
+    return [study.result(name) for name in names]
+
+
+def run_pretraining(study: Study, owner: str, out: Path) -> dict:
+    row, best = ROWS[owner], best_search(study, owner)
+    steps = full_length(row, study.scale)
+    if row.like:
+        other = best_search(study, row.like)["gmac_per_image"]
+        wanted = full_length(ROWS[row.like], study.scale)
+        steps = round(wanted * other / best["gmac_per_image"])
+    return pretrain(study, row, best["lr"], steps, out)
+
+
+def trained(study: Study, name: str) -> dict:
+    """The pre-training that a row starts from."""
+    owner = ROWS[name].of or name
+    if ROWS[name].quarter:
+        return best_search(study, owner)
+    return study.result(f"{owner}/pretrain")
+
+
+def run_export(study: Study, name: str, out: Path) -> dict:
+    return export_start(study, trained(study, name)["checkpoint"], out)
+
+
+def run_finetuning(study: Study, name: str, labels: int, seed: int, out: Path) -> dict:
+    return finetune(study, start_of(study, name), labels, seed, out)
+
+
+def start_of(study: Study, name: str) -> dict:
+    """What the detector's config says of where it starts; nothing for random."""
+    row = ROWS[name]
+    if not ROWS[row.of or name].config:
+        return {}
+    if row.transfer == "detector":
+        return dict(load_from=study.result(f"{name}/export")["start"])
+    checkpoint = trained(study, name)["checkpoint"]
+    init = dict(type="Pretrained", checkpoint=checkpoint, prefix="backbone.")
+    return {"model.backbone.init_cfg": init}
+
+
+def row_result(study: Study, name: str) -> dict:
+    """Pre-training and fine-tunings of a finished row, without paths."""
+    pretraining = None
+    owner: str = ROWS[name].of or name
+    if ROWS[owner].config:
+        pretraining = dict(trained(study, name))
+        pretraining.pop("checkpoint")
+        keys = ("lr", "steps", "knn", "seconds")
+        pretraining["search"] = [
+            {key: run[key] for key in keys} for run in searches(study, owner)
+        ]
+    runs = [
+        study.result(finetuning_name(name, labels, seed))
+        for labels in study.scale.finetuning
+        for seed in study.scale.seeds
+    ]
+    return dict(pretraining=pretraining, finetuning=runs)

@@ -1,0 +1,221 @@
+"""What a replication consists of: its scales, its rows, and their configs."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmengine.config import Config
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs/replication"
+DETECTOR = CONFIGS / "mask-rcnn.py"
+# Where the configs read the data set's folder from.
+DATA_VARIABLE = "REPLICATION_DATA"
+# The search of the learning rate: factors on the config's, at a part of the length.
+FACTORS = (1 / 3, 1, 3)
+SEARCH_LENGTH = 0.25
+PRETRAINING_SEED = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        config: of the pre-training, under configs/replication; None: random start.
+        of: the row whose pre-training is taken instead of an own one.
+        transfer: what of the pre-trained model the detector starts from:
+            ``detector`` (backbone, FPN, box-head convs) or ``backbone``.
+        quarter: take the search's run with the chosen learning rate, which is a whole
+            schedule of a quarter of the length.
+        like: pre-train for as many multiply-adds as this row.
+    """
+
+    config: str | None = None
+    of: str | None = None
+    transfer: str = "backbone"
+    quarter: bool = False
+    like: str | None = None
+
+
+# In the order in which they are run: the main claims first.
+ROWS = {
+    "random": Row(),
+    "mcl": Row("mcl.py", transfer="detector"),
+    "mocov2": Row("mocov2.py"),
+    "mcl-backbone": Row(of="mcl"),
+    "mcl-sup": Row("mcl-sup.py", transfer="detector"),
+    "densecl": Row("densecl.py"),
+    "mcl-quarter": Row(of="mcl", transfer="detector", quarter=True),
+    "mocov2-quarter": Row(of="mocov2", quarter=True),
+    "sup": Row("sup.py"),
+    "byol": Row("byol.py"),
+    "mcl-level1": Row("mcl-level1.py", transfer="detector"),
+    "mcl-crops": Row("mcl-crops.py", transfer="detector"),
+    "mcl-full": Row("mcl-full.py", transfer="detector"),
+    "mocov2-compute": Row("mocov2.py", like="mcl"),
+    "mcl-half-batch": Row("mcl-half-batch.py", transfer="detector"),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is.
+
+    Attributes:
+        data: options of tools/scenes/make_scenes.py.
+        finetuning: per cent of the labels -> iterations.
+        seeds: of fine-tuning.
+        pretraining, detector: overrides of the configs, which are those of ``small``.
+        methods: more overrides of pre-training configs, by how their names begin.
+    """
+
+    data: dict
+    finetuning: dict
+    seeds: tuple = (0, 1, 2)
+    pretraining: dict = field(default_factory=dict)
+    detector: dict = field(default_factory=dict)
+    methods: dict = field(default_factory=dict)
+
+
+PIPELINE = "train_dataloader.dataset.dataset.pipeline"
+CROPS_OF_128 = {
+    "model.neck.in_channels": 512,
+    f"{PIPELINE}.1.transforms.0.0.scale": 128,
+    f"{PIPELINE}.1.transforms.0.3.magnitude_range": (0.06, 1.15),
+}
+OBJECTS = dict(
+    split_cutouts=True, objects=8, distractors=3, smallest=0.13, main=0.6, seed=0
+)
+
+SCALES = {
+    # Two CPU cores: what the configs say.
+    "small": Scale(
+        data=dict(
+            pretrain=10080,
+            probe=720,
+            train=500,
+            val=500,
+            object_size=96,
+            scene_size=128,
+            **OBJECTS,
+        ),
+        finetuning={100: 400, 10: 200},
+    ),
+    # One GPU: a whole ResNet-18, larger pictures, 40 passes over six times the images.
+    "medium": Scale(
+        data=dict(
+            pretrain=60480,
+            probe=1440,
+            train=3000,
+            val=2000,
+            object_size=160,
+            scene_size=320,
+            **OBJECTS,
+        ),
+        finetuning={100: 4000, 10: 1000},
+        pretraining={
+            "size": 128,
+            "train_dataloader.batch_size": 256,
+            "train_dataloader.sampler.batch_size": 256,
+            "train_dataloader.num_workers": 12,
+            "train_dataloader.pin_memory": True,
+            "train_cfg.max_iters": 9450,
+            "model.backbone.stem_channels": 64,
+            "model.backbone.base_channels": 64,
+        },
+        detector={
+            "model.backbone.stem_channels": 64,
+            "model.backbone.base_channels": 64,
+            "model.neck.in_channels": [64, 128, 256, 512],
+            "model.rpn_head.anchor_generator.scales": [8],
+            "train_dataloader.batch_size": 16,
+            "train_dataloader.num_workers": 8,
+            "val_dataloader.num_workers": 4,
+        },
+        methods={
+            "mcl": {
+                "model.data_preprocessor.montage.size": 128,
+                "model.neck.in_channels": [64, 128, 256, 512],
+                f"{PIPELINE}.1.size": 128,
+                f"{PIPELINE}.1.blur_sigma": (0.06, 1.15),
+            },
+            "mocov2": CROPS_OF_128 | {"model.queue_len": 16384},
+            "densecl": CROPS_OF_128 | {"model.queue_len": 16384},
+            "byol": CROPS_OF_128,
+            "sup": {"model.head.in_channels": 512, f"{PIPELINE}.1.scale": 128},
+        },
+    ),
+}
+
+
+def pretraining_config(row: Row, scale: Scale, lr: float | None, steps: int) -> Config:
+    """The config of a pre-training of ``steps`` iterations; ``lr`` None: its own."""
+    path = CONFIGS / row.config
+    cfg = Config.fromfile(path)
+    overrides = dict(scale.pretraining)
+    for name, changes in scale.methods.items():
+        if path.stem.partition("-")[0] == name:
+            overrides.update(changes)
+    cfg.merge_from_dict(overrides)
+    set_length(cfg, steps, warmup=steps // 20)
+    cfg.default_hooks.checkpoint.interval = max(1, steps // 4)
+    if lr is not None:
+        cfg.optim_wrapper.optimizer.lr = lr
+    cfg.randomness = dict(seed=PRETRAINING_SEED)
+    return cfg
+
+
+def full_length(row: Row, scale: Scale) -> int:
+    """Iterations of a row's pre-training, as its config and the scale say."""
+    return scale.pretraining.get(
+        "train_cfg.max_iters", Config.fromfile(CONFIGS / row.config).train_cfg.max_iters
+    )
+
+
+def detector_config(scale: Scale, labels: int, seed: int) -> Config:
+    """The config of a fine-tuning with ``labels`` per cent of the labels."""
+    cfg = Config.fromfile(DETECTOR)
+    cfg.merge_from_dict(scale.detector)
+    side = scale.data["scene_size"]
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        for step in cfg[loader].dataset.pipeline:
+            if step.type == "Resize":
+                step.scale = (side, side)
+    steps = scale.finetuning[labels]
+    set_length(cfg, steps, warmup=50)
+    # AP on the way is for the curve, and it costs time: with all labels only.
+    cfg.train_cfg.val_interval = max(1, steps // 2) if labels == 100 else steps
+    cfg.default_hooks.checkpoint = dict(type="CheckpointHook", interval=-1)
+    if labels < 100:
+        cfg.train_dataloader.dataset.ann_file = label_file(labels, seed)
+    cfg.randomness = dict(seed=seed)
+    return cfg
+
+
+def label_file(labels: int, seed: int) -> str:
+    """Where, in the data set, a part of the labels is; each seed draws its own."""
+    return f"annotations/train.seed{seed}@{labels}.json"
+
+
+def set_length(cfg: Config, steps: int, warmup: int) -> None:
+    """Let a run last ``steps`` iterations: linear warm-up, then cosine."""
+    cfg.train_cfg.max_iters = steps
+    cfg.param_scheduler[0].end = max(1, warmup)
+    cfg.param_scheduler[1].T_max = cfg.param_scheduler[1].end = steps
+
+
+def fingerprint(name: str, scale: Scale) -> str:
+    """SHA-256 of all that decides a row's figures, but for the search's choice."""
+    row = ROWS[name]
+    source = ROWS[row.of] if row.of else row
+    parts = [repr(row), repr(scale), repr((FACTORS, SEARCH_LENGTH))]
+    if source.config:
+        steps = full_length(source, scale)
+        parts.append(pretraining_config(source, scale, None, steps).pretty_text)
+    for labels in scale.finetuning:
+        parts.append(detector_config(scale, labels, 0).pretty_text)
+    text = json.dumps(parts).replace(os.environ.get(DATA_VARIABLE, "\0"), "")
+    return hashlib.sha256(text.encode()).hexdigest()
