@@ -14,7 +14,7 @@ from collected import LABELS, Scale
 from scipy import stats
 from spread import Comparison, compare, mean
 from titles import NAMES, TITLES
-from wording import describe, listed, percent, points, share, signed, times
+from wording import describe, listed, percent, share, signed, times
 
 HELD, NOT_HELD, MISSING = "held", "not held", "not run"
 VERDICTS = (NOT_HELD, HELD, MISSING)  # in the order of the document
@@ -78,7 +78,7 @@ def not_below(compared: Comparison) -> Ruling:
         return Ruling(False, "the interval of the difference is below 0")
     bound = "no loss is within the interval"
     if low < 0:
-        bound = f"a loss of {points(-low)} is not excluded"
+        bound = f"a loss of {signed(-low)[1:]} is not excluded"
     return Ruling(True, f"the interval of the difference is not below 0; {bound}")
 
 
@@ -222,8 +222,7 @@ def ranks(scale: Scale) -> str:
 def shortage(scale: Scale, rows: tuple[str, ...], labels: int) -> str:
     """Which rows have no fine-tuning; empty where all have one."""
     lacking = [TITLES[row] for row in rows if not scale.values(row, labels)]
-    words = f"with {share(labels)} not run: {listed(lacking)}" if lacking else ""
-    return words
+    return f"with {share(labels)}, {listed(lacking)} not run" if lacking else ""
 
 
 def sentences(*parts: str) -> str:
@@ -269,8 +268,8 @@ CLAIMS = (
         "Several levels help: MCL is above MCL with one level", "mcl", "mcl-level1"
     ),
     Against(
-        "Computing only what the loss reads costs no AP: MCL is not below MCL with "
-        "full computation",
+        "Computing only what the loss reads shows no loss of AP: MCL is not below MCL "
+        "with full computation",
         not_below,
         "mcl",
         ("mcl-full",),

@@ -28,19 +28,24 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 RESULTS, DOCUMENT = DOCS / "replication/results", DOCS / "replication.md"
 HEADINGS = dict(zip(VERDICTS, ("did not hold", "held", "were not run"), strict=True))
 TITLE = "# Does MCL pre-training make a better detector?"
-READING = f"""Mask R-CNN is fine-tuned from the weights of each row and measured by COCO's
-AP, in points of 100. A value is the mean ± the sample standard deviation over seeds. Two
-rows are compared seed by seed: mean difference, its {percent(CONFIDENCE)} t interval and
-the two-sided p of the paired t test; ratio of the means, its interval from the t interval
-of the seeds' log ratios. The p values are of single comparisons and not corrected for
-their number. A claim that names a factor holds where the ratio of the means reaches it and
-the lowest seed is above the highest of the other row; that one row is above another holds
-where the interval of the difference is above 0. `python tools/replication/report.py`
-writes this document from `docs/replication/results/`; no number in it is typed by hand,
-apart from remarks under "What moved it"."""
-COMMANDS = """    python tools/replication/materials.py OUT     # the pictures, from Debian packages
-    python tools/replicate.py {scale}               # data and all rows; resumes
-    python tools/replicate.py {scale} --report      # this document from the results"""
+READING = (
+    "Mask R-CNN is fine-tuned from the weights of each row and measured by COCO's AP, "
+    "in points of 100. A value is the mean ± the sample standard deviation over seeds. "
+    "Two rows are compared seed by seed: mean difference, its "
+    f"{percent(CONFIDENCE)} t interval and the two-sided p of the paired t test; ratio "
+    "of the means, its interval from the t interval of the seeds' log ratios. The p "
+    "values are of single comparisons and not corrected for their number. A claim that "
+    "names a factor holds where the ratio of the means reaches it and the lowest seed "
+    "is above the highest of the other row; that one row is above another holds where "
+    "the interval of the difference is above 0. `python tools/replication/report.py` "
+    "writes this document from `docs/replication/results/`; no number in it is typed "
+    'by hand, apart from remarks under "What moved it".'
+)
+COMMANDS = (
+    ("tools/replication/materials.py OUT", "the pictures, from Debian packages"),
+    ("tools/replicate.py {scale}", "data and all rows; goes on where it ended"),
+    ("tools/replicate.py {scale} --report", "this document from the results"),
+)
 
 
 def lead(compared: Comparison) -> str:
@@ -48,7 +53,7 @@ def lead(compared: Comparison) -> str:
     if not compared.enough:
         return "not run"
     low, high = compared.interval
-    return "yes" if low > 0 else "no, it is worse" if high < 0 else "not shown"
+    return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
 
 
 def answer(scale: Scale, verdicts: list[Verdict]) -> str:
@@ -58,13 +63,13 @@ def answer(scale: Scale, verdicts: list[Verdict]) -> str:
     parts = []
     for other, labels in questions:
         compared = scale.compare("mcl", other, labels)
-        words = f"Better than {TITLES[other]} with {share(labels)}: {lead(compared)}"
+        words = f"MCL against {TITLES[other]}, {share(labels)}: {lead(compared)}"
         if compared.enough:
             numbers = describe(TITLES["mcl"], TITLES[other], compared, "box AP")
             words = f"**{words}.** {numbers}"
         parts.append(f"{words}.")
     counts = [
-        f"{sum(v.verdict == kind for v in verdicts)} {words}"
+        f"{sum(v.verdict == kind for v in verdicts)} {words.removeprefix('were ')}"
         for kind, words in HEADINGS.items()
     ]
     parts.append(f"Of {len(verdicts)} claims {', '.join(counts)}.")
@@ -85,7 +90,8 @@ def picture(scale: Scale, kind: str, folder: str) -> list[str]:
     plot = plots_of(scale).get(kind)
     if plot is None:
         return []
-    return [f"![{plot.title}]({folder}/{plot.file})", paragraph(plot.title)]
+    image = f"![{scale.name}: {kind}]({folder}/{plot.file})"
+    return [image, paragraph(plot.title)]
 
 
 def results(scale: Scale, folder: str) -> list[str]:
@@ -108,9 +114,7 @@ def results(scale: Scale, folder: str) -> list[str]:
 def detections(scale: Scale, folder: str) -> list[str]:
     """The section of detections side by side."""
     found = picture(scale, "detections", folder)
-    note = (
-        "Boxes alone are drawn: the scenes' pictures are not part of this repository."
-    )
+    note = "Boxes alone are drawn; the pictures are not part of this repository."
     return ["### Detections", *found, paragraph(note)] if found else []
 
 
@@ -142,9 +146,16 @@ def document(scales: list[Scale], folder: str) -> str:
         parts += chapter(scale, folder)
     absent = [f"Scale `{n}` was not run." for n in SCALES if n not in names(scales)]
     parts += [*absent, "## Run it again"]
-    parts += [COMMANDS.format(scale=scale.name) for scale in scales]
+    parts += [commands(scale) for scale in scales]
     parts += ["## The rows", tables.rows_explained()]
     return "\n\n".join(parts) + "\n"
+
+
+def commands(scale: Scale) -> str:
+    """What to type, as a block of code."""
+    typed = [(f"python {c.format(scale=scale.name)}", why) for c, why in COMMANDS]
+    width = max(len(command) for command, _ in typed)
+    return "\n".join(f"    {c.ljust(width)}  # {why}" for c, why in typed)
 
 
 def names(scales: list[Scale]) -> list[str]:

@@ -1,25 +1,26 @@
 """What the document says about a scale's data and protocol."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
 import report_tables as tables
 from collected import Scale
 from titles import TITLES
-from wording import bullet, listed, paragraph, plain
+from wording import bullet, listed, paragraph
 
 PAPER = (
-    "The paper pre-trains on ImageNet, on many GPUs with thousands of images a step, and "
-    "fine-tunes on COCO. Here the images are composed from cut-outs and grounds, the "
-    "network and the schedules are those of the configs above, and a row sees as many "
-    "images as the table says. An AP of this document compares with other rows of its "
-    "scale and with nothing outside."
+    "The paper pre-trains on ImageNet, on many GPUs with thousands of images a step, "
+    "and fine-tunes on COCO. Here the images are composed from cut-outs and grounds, "
+    "the network and the schedules are those of the configs above, and a row sees as "
+    "many images as the table says. An AP of this document compares with other rows of "
+    "its scale and with nothing outside."
 )
 ONE_PRETRAINING = (
     "Each row was pre-trained once. The seeds are of fine-tuning: the spread holds the "
     "noise of fine-tuning and not that of pre-training, so a difference outside the "
-    "spread may still be one between two pre-trainings. Fine-tunings of one seed see the "
-    "same images in the same order, whatever they start from."
+    "spread may still be one between two pre-trainings. Fine-tunings of one seed see "
+    "the same images in the same order, whatever they start from."
 )
 
 
@@ -67,11 +68,8 @@ def data(scale: Scale) -> list[str]:
     items = [bullet(fact) for fact in card(scale)]
     if not items:
         return [paragraph("There is no data card beside these results.")]
-    parts = ["\n".join(items)]
-    sums = scale.data["card"].get("sha256")
-    if isinstance(sums, dict) and sums:
-        parts.append(tables.checksums(sums))
-    return parts
+    sums = (scale.data.get("card") or {}).get("sha256")
+    return ["\n".join(items), *([tables.checksums(sums)] if sums else [])]
 
 
 def search(scale: Scale) -> list[str]:
@@ -81,24 +79,26 @@ def search(scale: Scale) -> list[str]:
     found = tables.edges(scale)
     text = (
         "Each learning rate was tried for the steps given, and judged by kNN accuracy, "
+        "never by detection AP."
     )
-    text += "never by detection AP."
     if found["edge"]:
         text += (
             " The best is the lowest or highest that was tried, so that a better one "
+            f"may lie beyond, for: {'; '.join(found['edge'])}."
         )
-        text += f"may lie beyond, for: {'; '.join(found['edge'])}."
     if found["other"]:
-        text += " The one taken is not the best by kNN for: "
-        text += f"{'; '.join(found['other'])}."
+        names = "; ".join(found["other"])
+        text += f" The one taken is not the best by kNN for: {names}."
     return [paragraph(text), tables.searches(scale)]
 
 
 def cost(scale: Scale) -> list[str]:
     """Paragraphs on what each row took."""
-    total = sum(map(seconds, scale.rows.values()))
-    text = f"All rows together took {plain(total / 3600, '.1f')} hours. Multiply-adds "
-    text += "are those of forward and backward passes of pre-training."
+    text = (
+        f"All rows together took {hours(scale):.1f} hours; what several rows share is "
+        "counted once. Multiply-adds are those of forward and backward passes of "
+        "pre-training."
+    )
     machines = [
         bullet(f"{letter}: {words}.")
         for words, letter in tables.machine_names(scale).items()
@@ -106,11 +106,19 @@ def cost(scale: Scale) -> list[str]:
     return [paragraph(text), tables.costs(scale), "\n".join(machines)]
 
 
-def seconds(content: dict) -> float:
-    """What a row took in all: its search, pre-training and fine-tunings."""
-    before = content.get("pretraining") or {}
-    parts = [before, *(before.get("search") or []), *content.get("finetuning", [])]
-    return sum(part.get("seconds") or 0 for part in parts)
+def hours(scale: Scale) -> float:
+    """What all rows took: searches, pre-trainings and fine-tunings.
+
+    Rows may share a search or a pre-training (a part of its weights is transferred),
+    and then their files agree in it.
+    """
+    shared, own = {}, 0.0
+    for row, content in scale.rows.items():
+        before = scale.pretraining(row)
+        for part in (before, *(before.get("search") or [])):
+            shared[json.dumps(part, sort_keys=True)] = part.get("seconds") or 0
+        own += sum(run.get("seconds") or 0 for run in content.get("finetuning", []))
+    return (own + sum(shared.values())) / 3600
 
 
 def protocol(scale: Scale) -> list[str]:

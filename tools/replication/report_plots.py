@@ -25,7 +25,8 @@ LENGTHS = (
 )
 SCENES, COLUMNS = 4, 5  # of the detections, at most
 SCORE, OVERLAP = 0.3, 0.5
-COLOURS = plt.get_cmap("tab20").colors
+# Strong colours first, their pale partners for the rows after them.
+COLOURS = plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2]
 Box = Sequence[float]
 
 

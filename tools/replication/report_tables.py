@@ -1,10 +1,11 @@
 """The tables of the replication's document, each from the results of one scale."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 
 from collected import LABELS, Scale
-from spread import Comparison, mean
+from spread import CONFIDENCE, Comparison, mean
 from titles import NAMES, ROWS, TITLES
 from wording import (
     NOT_RUN,
@@ -12,6 +13,7 @@ from wording import (
     bounds,
     number,
     p_value,
+    percent,
     plain,
     points,
     share,
@@ -35,19 +37,19 @@ EFFECTS = (
     ("montage, not stacked crops", "mcl", "mcl-crops"),
     ("`selected`, not `full` computation", "mcl", "mcl-full"),
     ("FPN and box convs transferred, too", "mcl", "mcl-backbone"),
-    ("four levels, not one", "mcl", "mcl-level1"),
+    ("several levels, not one", "mcl", "mcl-level1"),
     ("whole batch, not half", "mcl", "mcl-half-batch"),
-    ("four times as long: MCL", "mcl", "mcl-quarter"),
-    ("four times as long: MoCo v2", "mocov2", "mocov2-quarter"),
+    ("whole length, not a quarter: MCL", "mcl", "mcl-quarter"),
+    ("whole length, not a quarter: MoCo v2", "mocov2", "mocov2-quarter"),
     ("labels used in MCL", "mcl-sup", "mcl"),
-    ("MCL, not MoCo v2 at MCL's compute", "mcl", "mocov2-compute"),
+    ("MCL, not MoCo v2 with as much compute", "mcl", "mocov2-compute"),
 )
 COMPARED = (
     "with",
     "first",
     "second",
     "difference",
-    "95 % interval",
+    f"{percent(CONFIDENCE)} interval",
     "p",
     "ratio",
     "interval of the ratio",
@@ -143,17 +145,20 @@ def effects(scale: Scale) -> str:
 
 
 def searches(scale: Scale) -> str:
-    """The learning rates that were tried, and which was taken."""
-    lines = []
+    """The learning rates that were tried, and which was taken.
+
+    Rows that share a search are in one line.
+    """
+    groups = defaultdict(list)
     for row in NAMES:
         before = scale.pretraining(row)
         for trial in before.get("search") or []:
             taken = "taken" if trial["lr"] == before.get("lr") else ""
             knn = NOTHING if trial.get("knn") is None else points(trial["knn"])
             seconds = number(trial.get("seconds"))
-            lines.append(
-                (TITLES[row], plain(trial["lr"]), trial["steps"], knn, seconds, taken)
-            )
+            cells = plain(trial["lr"]), str(trial["steps"]), knn, seconds, taken
+            groups[json.dumps(before["search"]), cells].append(TITLES[row])
+    lines = [("; ".join(titles), *cells) for (_, cells), titles in groups.items()]
     return table(("row", "lr", "steps", "kNN", "seconds", ""), lines)
 
 

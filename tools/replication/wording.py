@@ -9,12 +9,15 @@ from spread import CONFIDENCE, Comparison, deviation, mean
 NOT_RUN, NOTHING = "not run", "-"
 WIDTH = 88
 SMALLEST_P = 0.001
-# Words that would begin a list or a heading if a line began with them.
-MARKS = re.compile(r" (?=(?:\d+[.)]|[-+*#>=]+)(?: |$))")
+# Spaces that no line ends with: before what would begin a list or a heading, and
+# within a figure.
+GLUED = re.compile(r" (?=(?:\d+[.)]|[-+*#>=%±]+)(?: |$))|(?<=[=<±]) ")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence]) -> str:
-    """A Markdown table."""
+    """A Markdown table; a word where it would have no line."""
+    if not rows:
+        return "None."
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
@@ -27,7 +30,7 @@ def paragraph(text: str, first: str = "", later: str = "") -> str:
         first: what the first line begins with.
         later: what the other lines begin with.
     """
-    glued = MARKS.sub("\0", " ".join(text.split()))
+    glued = GLUED.sub("\0", " ".join(text.split()))
     return textwrap.fill(
         glued,
         WIDTH,
@@ -50,7 +53,7 @@ def points(value: float) -> str:
 
 def signed(value: float) -> str:
     """A difference of shares in points, with its sign; 0 is positive."""
-    return f"{round(100 * value, 1) + 0.0:+.1f}"
+    return f"{round(100 * value, 2) + 0.0:+.2f}"
 
 
 def number(value: float | None) -> str:
@@ -73,7 +76,7 @@ def with_spread(values: Sequence[float]) -> str:
         return NOT_RUN
     if len(values) == 1:
         return f"{points(values[0])} (one seed)"
-    return f"{points(mean(values))} ± {points(deviation(values))}"
+    return f"{points(mean(values))} ± {100 * deviation(values):.2f}"
 
 
 def p_value(p: float | None) -> str:
