@@ -1,0 +1,290 @@
+"""The replication's document: the files alone feed it, and what it says and draws."""
+
+import copy
+import importlib
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from mcl.errors import InputError
+
+from .conftest import run_main
+from .replication_results import (
+    HIGH,
+    LOW,
+    box,
+    collected,
+    finetuning,
+    full_data,
+    full_rows,
+    pretraining,
+    row,
+    scale,
+    tables,
+    titles,
+    write,
+)
+
+claims = importlib.import_module("claims")
+plots = importlib.import_module("report_plots")
+report = importlib.import_module("report")
+wording = importlib.import_module("wording")
+
+
+def text(root):
+    return report.document(collected.read_scales(root), "replication")
+
+
+def test_result_files_are_checked(tmp_path):
+    good = row("mcl", HIGH)
+    wrong = {
+        "format=2": dict(good, format=2),
+        "row='byol'": dict(good, row="byol"),
+        "labels=50": dict(good, finetuning=[finetuning(50, 0, 0.1)]),
+        "seed=None": dict(good, finetuning=[finetuning(10, None, 0.1)]),
+        "bbox=11.5": dict(good, finetuning=[finetuning(10, 0, 11.5)]),
+        "bbox=None": dict(good, finetuning=[finetuning(10, 0, 0.1) | {"bbox": None}]),
+        "there twice": dict(good, finetuning=[finetuning(10, 0, 0.1)] * 2),
+    }
+    for words, content in wrong.items():
+        write(tmp_path, dict(mcl=content))
+        with pytest.raises(InputError, match=re.escape(words)):
+            collected.read_scales(tmp_path)
+    write(tmp_path, dict(mcl=good))
+    assert collected.read_scales(tmp_path)[0].values("mcl") == dict(enumerate(HIGH))
+    write(tmp_path, dict(other=good))
+    with pytest.raises(InputError, match="no such row"):
+        collected.read_scales(tmp_path)
+
+
+def test_broken_files_and_other_scales_are_refused(tmp_path):
+    file = write(tmp_path, dict(mcl=row("mcl", HIGH))) / "small/mcl.json"
+    content = json.loads(file.read_text())
+    for wrong, words in (
+        ("{", "cannot be read"),
+        ("[]", "no object"),
+        (json.dumps(dict(content, scale="medium")), "scale='medium'"),
+    ):
+        file.write_text(wrong)
+        with pytest.raises(InputError, match=words):
+            collected.read_scales(tmp_path)
+
+
+def test_rows_of_different_data_are_not_compared(tmp_path):
+    other = dict(row("random", LOW), data_sha256="other")
+    write(tmp_path, dict(mcl=row("mcl", HIGH), random=other))
+    with pytest.raises(InputError, match="data_sha256 differs.*other: random"):
+        collected.read_scales(tmp_path)
+
+
+def test_no_results_are_an_error_in_words(tmp_path):
+    (tmp_path / "small").mkdir()
+    with pytest.raises(InputError, match="there are no results.*replicate.py small"):
+        report.write_report(tmp_path, tmp_path / "out.md")
+
+
+# The document
+
+
+def test_the_document_is_written_and_checked(tmp_path, capsys):
+    results = write(tmp_path / "results", full_rows(), full_data())
+    out = tmp_path / "replication.md"
+    args = "--results", results, "--out", out
+    run_main("tools/replication/report.py", *args)
+    written = out.read_text()
+    assert written == text(results)
+    for kind in plots.PLOTS:
+        file = tmp_path / f"replication/small-{kind}.png"
+        assert f"(replication/{file.name})" in written
+        assert file.stat().st_size < 150_000
+        assert Image.open(file).convert("L").getextrema()[0] < 100
+    run_main("tools/replication/report.py", *args, "--check")
+    assert "is what the results yield" in capsys.readouterr().out
+    file.unlink()
+    with pytest.raises(InputError, match="detections.png missing"):
+        run_main("tools/replication/report.py", *args, "--check")
+    out.write_text(written.replace("better", "worse"))
+    with pytest.raises(InputError, match="is not what the results yield"):
+        run_main("tools/replication/report.py", *args, "--check")
+
+
+def test_a_plot_that_is_no_longer_possible_goes(tmp_path):
+    out, results = tmp_path / "a.md", tmp_path / "results"
+    report.write_report(write(results, full_rows(), full_data()), out)
+    (results / "small/data.json").unlink()
+    report.write_report(results, out)
+    assert not (tmp_path / "a/small-detections.png").exists()
+    assert "### Detections" not in out.read_text()
+
+
+def leaves(content, path=()):
+    """Paths to all numbers and texts of a json."""
+    if isinstance(content, dict | list):
+        keys = content if isinstance(content, dict) else range(len(content))
+        for key in keys:
+            yield from leaves(content[key], (*path, key))
+    elif content is not None:
+        yield path
+
+
+def changed(content, path):
+    """The same with another number or text at ``path``."""
+    content = copy.deepcopy(content)
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    value = inner[path[-1]]
+    inner[path[-1]] = f"x{value}" if isinstance(value, str) else value * 2 + 0
+    return content
+
+
+# What only plots show, and what names the file.
+NOT_SHOWN = {"curve", "examples", "format", "row", "scale", "data_sha256", "labels"}
+
+
+def test_the_document_follows_every_number_of_the_files(tmp_path):
+    rows, data = full_rows(), full_data()
+    write(tmp_path, rows, data, "Remark.")
+    before = text(tmp_path)
+    for path in leaves(rows["mcl"]):
+        if not NOT_SHOWN & set(path) and path[-1] != "seed":
+            write(tmp_path, dict(mcl=changed(rows["mcl"], path)))
+            assert text(tmp_path) != before, path
+    write(tmp_path, rows)
+    for path in leaves(data):
+        if not {"examples", "categories", "grounds"} & set(path):
+            write(tmp_path, {}, changed(data, path))
+            assert text(tmp_path) != before, path
+    write(tmp_path, {}, data, "Another remark.")
+    assert text(tmp_path) == before.replace("Remark.", "Another remark.")
+
+
+def test_no_figure_is_typed_into_the_document(tmp_path):
+    """What the documents of results without a common number share are constants."""
+    found = []
+    for i in range(10):
+        factor = 1 + 0.137 * i
+        rows, data = full_rows(factor, seed=i), full_data(factor)
+        for content in rows.values():
+            content["machine"] = dict(cpu="A CPU", cores=2)
+            for run in content["finetuning"]:
+                for name in ("images", "steps", "seconds"):
+                    run[name] = round(run[name] * factor)
+        data["card"]["versions"] = {}
+        root = write(tmp_path / str(i), rows, data)
+        # Three digits or more: shorter ones are shared by chance.
+        found.append(set(re.findall(r"\d{2,}[.,]\d+|\d[.,]\d{3,}|\d{3,}", text(root))))
+    assert set.intersection(*found) <= {"100", "0.001", "256"}  # points, p, SHA-256
+    assert all(len(numbers) > 50 for numbers in found)
+    prose = report.READING, report.card.PAPER, report.card.ONE_PRETRAINING
+    assert set(re.findall(r"\d+", " ".join(prose))) == {"95", "100", "0"}
+
+
+def test_claims_that_did_not_hold_come_first(tmp_path):
+    write(tmp_path, {k: row(k, v) for k, v in (("mcl", HIGH), ("random", LOW))})
+    write(tmp_path, {"byol": row("byol", HIGH)})
+    found = text(tmp_path)
+    places = [found.index(f"### Claims that {h}") for h in report.HEADINGS.values()]
+    assert places == sorted(places) and list(report.HEADINGS)[0] == claims.NOT_HELD
+    refuted = found[places[0] : places[1]]
+    assert "**MCL is above BYOL.**" in refuted
+    assert "Of 13 claims 1 did not hold, 2 held, 10 not run." in " ".join(found.split())
+
+
+def test_rows_that_were_not_run_are_named(tmp_path):
+    write(tmp_path, {"mcl": row("mcl", HIGH[:1])})
+    found = text(tmp_path)
+    assert "| MCL | 16.0 (one seed) | 14.4 (one seed) | not run | not run |" in found
+    assert "| BYOL | not run | not run | not run | not run | not run |" in found
+    assert "Scale `medium` was not run." in found
+    assert "There is no data card beside these results." in found
+    listed = " ".join(found[found.index("\nNot run: ") :].split("\n\n")[0].split())
+    others = [row.title for row in titles.ROWS if row.name != "mcl"]
+    assert listed == f"Not run: {'; '.join(others)}."
+
+
+def test_a_row_before_its_fine_tuning_has_no_empty_table(tmp_path):
+    write(tmp_path, {"mcl": row("mcl", ())})
+    assert "### Against the random start\n\nNone.\n" in text(tmp_path)
+
+
+def test_both_scales_are_in_one_document(tmp_path):
+    for name, aps in (("medium", LOW), ("small", HIGH)):
+        write(tmp_path, {"mcl": row("mcl", aps)}, name=name)
+    found = text(tmp_path)
+    assert 0 < found.index("## Scale `small`") < found.index("## Scale `medium`")
+    assert "replicate.py medium --report" in found and "was not run" not in found
+
+
+def test_a_learning_rate_at_the_edge_or_against_knn_is_told():
+    rows = {name: row(name, LOW) for name in ("mcl", "mocov2", "densecl")}
+    for name, content in rows.items():
+        content["pretraining"] = pretraining(name)
+    rows["mocov2"]["pretraining"]["search"][0]["knn"] = 0.9
+    rows["densecl"]["pretraining"].update(
+        lr=rows["densecl"]["pretraining"]["search"][0]["lr"]
+    )
+    rows["densecl"]["pretraining"]["search"][0]["knn"] = 0.9
+    found = tables.edges(collected.Scale("small", rows, {}, ""))
+    assert found == dict(edge=["DenseCL"], other=["MoCo v2"])
+
+
+def test_what_rows_share_is_paid_once():
+    rows = {name: row(name, (0.1,)) for name in ("random", "mcl", "mcl-backbone")}
+    for name in ("mcl", "mcl-backbone"):
+        rows[name]["pretraining"] = pretraining("mcl")
+    found = report.card.hours(collected.Scale("small", rows, {}, ""))
+    assert found == pytest.approx((3 * 200 + 1413 + 3 * 351) / 3600)
+
+
+# Wording and plots
+
+
+def test_lines_do_not_begin_a_list():
+    for start in range(60, 90):
+        made = wording.paragraph(f"{'x' * start} yy 1. zz - aa 2) bb = cc # dd 10 % ee")
+        lines = made.split("\n")
+        assert not any(re.match(r"(\d+[.)]|[-+*#=%])( |$)", line) for line in lines)
+        assert " ".join(lines) == f"{'x' * start} yy 1. zz - aa 2) bb = cc # dd 10 % ee"
+
+
+def test_figures_in_words():
+    assert wording.with_spread([]) == "not run"
+    assert wording.with_spread([0.1, 0.12]) == "11.0 ± 1.41"
+    assert wording.signed(-0.00001) == "+0.00" and wording.signed(0.0123) == "+1.23"
+    assert [wording.p_value(p) for p in (None, 0.0001, 0.0123)] == [
+        "-",
+        "< 0.001",
+        "0.012",
+    ]
+    assert wording.listed(["a", "b", "c"]) == "a, b and c"
+
+
+def test_detections_hit_one_object_of_their_class_each():
+    truth = [box(10), box(50, category=2)]
+    found = [
+        box(10, 0.5),  # the object has gone to the better one
+        box(12, 0.9),
+        box(50, 0.8),  # another class
+        box(62, 0.7, category=2),  # 8 of 20 pixels in common: IoU 0.25
+        box(52, 0.6, category=2),
+        box(10, plots.SCORE),  # not above
+    ]
+    hits = [(b[4], hit) for b, hit in plots.match(found, truth)]
+    expected = [(0.9, True), (0.8, False), (0.7, False), (0.6, True), (0.5, False)]
+    assert hits == expected
+    assert plots.overlap(box(10), box(20)) == pytest.approx(1 / 3)
+    assert plots.overlap(box(10), box(40)) == 0
+
+
+def test_curves_and_lengths_hold_what_was_run():
+    found = collected.Scale("small", full_rows(), {}, "")
+    steps = [step for step, _ in plots.by_length(found, plots.LENGTHS[0][1], 100)]
+    assert steps == [0, 394, 1575]
+    curve = plots.learning(found, "mcl", 100)
+    aps = found.values("mcl").values()
+    assert [step for step, _ in curve] == [0.5, 1]
+    assert curve[1][1] == pytest.approx([100 * ap for ap in aps])
+    assert set(plots.plots_of(scale(mcl=HIGH))) == {"rows"}

@@ -1,0 +1,297 @@
+"""The claims of the replication, and what the numbers say to each.
+
+A claim holds by its numbers alone. It needs two seeds that both rows have: one seed
+says nothing about the spread, so such a claim counts as not run.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from collected import LABELS, Scale
+from scipy import stats
+from spread import Comparison, compare, mean
+from titles import NAMES, TITLES
+from wording import describe, listed, percent, share, signed, times
+
+HELD, NOT_HELD, MISSING = "held", "not held", "not run"
+VERDICTS = (NOT_HELD, HELD, MISSING)  # in the order of the document
+GAIN, LEAD, NEAR = 1.4, 1.1, 0.1
+ALL, FEW = LABELS
+# Ratios are compared after rounding errors are taken off, 0.9 / 1.0 is within 10 %.
+ROUNDING = 1e-9
+
+
+class Verdict(NamedTuple):
+    """What became of a claim: its text, one of VERDICTS, the reason and numbers."""
+
+    text: str
+    verdict: str
+    detail: str
+
+
+class Ruling(NamedTuple):
+    """Whether a comparison bears a claim out, and why."""
+
+    held: bool
+    why: str
+
+
+Test = Callable[[Comparison], Ruling]
+
+
+def at_least(factor: float) -> Test:
+    """The ratio of means reaches a factor and the seeds do not overlap."""
+
+    def rule(compared: Comparison) -> Ruling:
+        needed = factor * mean(compared.second) - ROUNDING
+        faults = []
+        if mean(compared.first) < needed:
+            faults.append(f"the ratio is below {factor:g}")
+        if not compared.outside:
+            faults.append("the lowest seed is not above the highest of the other")
+        words = (
+            f"the ratio is {factor:g} or more and the lowest seed above the highest of "
+            "the other"
+        )
+        return Ruling(not faults, listed(faults) if faults else words)
+
+    return rule
+
+
+def above(compared: Comparison) -> Ruling:
+    """The whole interval of the difference is above 0."""
+    low, high = compared.interval
+    if low > 0:
+        return Ruling(True, "the interval of the difference is above 0")
+    if high < 0:
+        return Ruling(False, "it is the other way round")
+    return Ruling(False, "the interval of the difference includes 0")
+
+
+def not_below(compared: Comparison) -> Ruling:
+    """The interval of the difference is not wholly below 0."""
+    low, high = compared.interval
+    if high < 0:
+        return Ruling(False, "the interval of the difference is below 0")
+    bound = "no loss is within the interval"
+    if low < 0:
+        bound = f"a loss of {signed(-low)[1:]} is not excluded"
+    return Ruling(True, f"the interval of the difference is not below 0; {bound}")
+
+
+def within(share_of_one: float) -> Test:
+    """The ratio of means is near 1, to either side."""
+
+    def rule(compared: Comparison) -> Ruling:
+        distance = abs(mean(compared.first) - mean(compared.second))
+        near = distance <= share_of_one * mean(compared.second) + ROUNDING
+        words = "at most" if near else "more than"
+        return Ruling(near, f"the means are {words} {percent(share_of_one)} apart")
+
+    return rule
+
+
+@dataclass(frozen=True)
+class Against:
+    """A row against another, or against the better of several, by box AP."""
+
+    text: str
+    test: Test
+    first: str
+    others: tuple[str, ...]
+    labels: int = ALL
+
+    def judge(self, scale: Scale) -> Verdict:
+        found = {o: scale.compare(self.first, o, self.labels) for o in self.others}
+        usable = {o: c for o, c in found.items() if c.enough}
+        lacking = [self._lack(scale, o, c) for o, c in found.items() if not c.enough]
+        if not usable:
+            return Verdict(self.text, MISSING, sentences(*lacking))
+        best = max(usable, key=lambda other: mean(usable[other].second))
+        ruling = self.test(usable[best])
+        chosen = ""
+        if len(self.others) > 1:
+            how = "the only one that can be" if lacking else "the better one"
+            chosen = f"judged against {TITLES[best]}, {how}"
+        figure = f"box AP with {share(self.labels)}"
+        numbers = describe(TITLES[self.first], TITLES[best], usable[best], figure)
+        verdict = HELD if ruling.held else NOT_HELD
+        detail = sentences(ruling.why, numbers, chosen, *lacking)
+        return Verdict(self.text, verdict, detail)
+
+    def _lack(self, scale: Scale, other: str, compared: Comparison) -> str:
+        """Why two rows cannot be compared."""
+        return shortage(scale, (self.first, other), self.labels) or (
+            f"{TITLES[self.first]} and {TITLES[other]} have "
+            + ("one seed" if compared.seeds else "no seed")
+            + " in common, which allows no statement"
+        )
+
+
+@dataclass(frozen=True)
+class MoreWithFewLabels:
+    """The ratio to the random start is larger with few labels than with all."""
+
+    text: str
+    first: str = "mcl"
+    second: str = "random"
+
+    def judge(self, scale: Scale) -> Verdict:
+        pair = self.first, self.second
+        few, all_ = (self._logs(scale, labels) for labels in (FEW, ALL))
+        lacking = [shortage(scale, pair, labels) for labels in LABELS]
+        if any(lacking):
+            return Verdict(self.text, MISSING, sentences(*lacking))
+        compared = compare(few, all_)
+        if not compared.enough:
+            words = "fewer than two seeds have a ratio with all and with few labels"
+            return Verdict(self.text, MISSING, sentences(words))
+        held = compared.interval[0] > 0
+        side = "above" if held else "not wholly above"
+        low, high = np.exp(compared.interval)
+        parts = [
+            f"with {share(labels)} {describe(*map(TITLES.get, pair), c, 'box AP')}"
+            for labels, c in ((n, scale.compare(*pair, n)) for n in (FEW, ALL))
+        ]
+        why = (
+            f"the interval of the quotient of both ratios is {side} 1: "
+            f"{times(np.exp(compared.difference))} ({times(low)} to {times(high)})"
+        )
+        return Verdict(self.text, HELD if held else NOT_HELD, sentences(why, *parts))
+
+    def _logs(self, scale: Scale, labels: int) -> dict[int, float]:
+        """Log ratio by seed, of the seeds where neither AP is 0."""
+        values = [scale.values(row, labels) for row in (self.first, self.second)]
+        common = compare(*({s: v for s, v in d.items() if v > 0} for d in values))
+        logs = common.log_ratios
+        return {} if logs is None else dict(zip(common.seeds, logs, strict=True))
+
+
+@dataclass(frozen=True)
+class MaskFollowsBox:
+    """Where two rows differ in box AP, they differ in mask AP the same way."""
+
+    text: str
+
+    def judge(self, scale: Scale) -> Verdict:
+        apart = list(self._apart(scale))
+        if not apart:
+            words = "no two rows differ in box AP so that the interval excludes 0"
+            return Verdict(self.text, MISSING, sentences(words))
+        against = [
+            f"{TITLES[a]} and {TITLES[b]} (box {signed(box)}, mask {signed(mask)})"
+            for a, b, box, mask in apart
+            if box * mask <= 0
+        ]
+        counted = (
+            f"{len(apart) - len(against)} of the {len(apart)} pairs of rows whose box "
+            f"AP differs with {share(ALL)}, the interval excluding 0, differ in mask "
+            "AP the same way"
+        )
+        others = f"not so {listed(against)}" if against else ""
+        verdict = NOT_HELD if against else HELD
+        return Verdict(self.text, verdict, sentences(counted, others, ranks(scale)))
+
+    def _apart(self, scale: Scale) -> Iterator[tuple[str, str, float, float]]:
+        for first, second in combinations(NAMES, 2):
+            box = scale.compare(first, second)
+            mask = scale.compare(first, second, figure="segm")
+            if box.enough and (box.interval[0] > 0 or box.interval[1] < 0):
+                yield first, second, box.difference, mask.difference
+
+
+def ranks(scale: Scale) -> str:
+    """Spearman's coefficient of the rows' means; empty of fewer than three rows."""
+    means = [
+        [mean(list(scale.values(row, ALL, f).values())) for f in ("bbox", "segm")]
+        for row in NAMES
+        if scale.values(row)
+    ]
+    if len(means) < 3:
+        return ""
+    box, mask = zip(*means, strict=True)
+    if len(set(box)) == 1 or len(set(mask)) == 1:
+        return ""
+    found = stats.spearmanr(box, mask).statistic
+    return f"over {len(means)} rows the rank correlation is {found:.2f}"
+
+
+def shortage(scale: Scale, rows: tuple[str, ...], labels: int) -> str:
+    """Which rows have no fine-tuning; empty where all have one."""
+    lacking = [TITLES[row] for row in rows if not scale.values(row, labels)]
+    return f"with {share(labels)}, {listed(lacking)} not run" if lacking else ""
+
+
+def sentences(*parts: str) -> str:
+    """Parts as sentences, each once; empty ones are left out."""
+    kept = dict.fromkeys(p for p in parts if p)
+    return " ".join(f"{p[0].upper()}{p[1:]}." for p in kept)
+
+
+def of_others(text: str, first: str, other: str) -> Against:
+    """The claim that a row is better than another."""
+    return Against(text, above, first, (other,))
+
+
+CLAIMS = (
+    Against(
+        f"MCL's box AP is at least {GAIN:g} times the random start's",
+        at_least(GAIN),
+        "mcl",
+        ("random",),
+    ),
+    Against(
+        f"MCL's box AP is at least {LEAD:g} times that of the better of MoCo v2 and "
+        "DenseCL",
+        at_least(LEAD),
+        "mcl",
+        ("mocov2", "densecl"),
+    ),
+    Against(
+        f"Supervised MCL is within {percent(NEAR)} of MCL",
+        within(NEAR),
+        "mcl-sup",
+        ("mcl",),
+    ),
+    of_others(
+        "Transferring FPN and box convs helps: MCL is above its backbone alone",
+        "mcl",
+        "mcl-backbone",
+    ),
+    of_others(
+        "The montage helps: MCL is above MCL on stacked crops", "mcl", "mcl-crops"
+    ),
+    of_others(
+        "Several levels help: MCL is above MCL with one level", "mcl", "mcl-level1"
+    ),
+    Against(
+        "Computing only what the loss reads shows no loss of AP: MCL is not below MCL "
+        "with full computation",
+        not_below,
+        "mcl",
+        ("mcl-full",),
+    ),
+    of_others("MCL is above BYOL", "mcl", "byol"),
+    of_others("MCL is above supervised classification", "mcl", "sup"),
+    of_others(
+        "MCL is above MoCo v2 that is given as much compute", "mcl", "mocov2-compute"
+    ),
+    MoreWithFewLabels(
+        "MCL's gain over the random start, as a ratio, is larger with "
+        f"{share(FEW)} than with {share(ALL)}"
+    ),
+    of_others(
+        "Longer pre-training is better: MCL is above MCL at a quarter of the length",
+        "mcl",
+        "mcl-quarter",
+    ),
+    MaskFollowsBox("Mask AP follows box AP"),
+)
+
+
+def judge_all(scale: Scale) -> list[Verdict]:
+    """A verdict for every claim, in their order."""
+    return [claim.judge(scale) for claim in CLAIMS]

@@ -1,0 +1,164 @@
+"""Read the committed result files of a scale, and refuse what cannot be compared."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from spread import Comparison, compare
+from titles import NAMES
+
+from mcl.errors import InputError
+
+FORMAT = 1
+SCALES = ("small", "medium")
+LABELS = (100, 10)  # per cent of the labels of detection training
+
+
+class Scale(NamedTuple):
+    """All that was found for a scale.
+
+    Attributes:
+        name: ``small`` or ``medium``.
+        rows: content of the result files by row, in the order of the tables.
+        data: content of data.json; empty where there is none.
+        notes: content of notes.md; empty where there is none.
+    """
+
+    name: str
+    rows: dict[str, dict]
+    data: dict
+    notes: str
+
+    def runs(self, row: str, labels: int) -> list[dict]:
+        """Fine-tunings of a row by seed; empty where it was not run."""
+        runs = self.rows.get(row, {}).get("finetuning", [])
+        return sorted(
+            (r for r in runs if r["labels"] == labels), key=lambda r: r["seed"]
+        )
+
+    def values(
+        self, row: str, labels: int = 100, figure: str = "bbox"
+    ) -> dict[int, float]:
+        """A figure of a row by seed, without the seeds that lack it."""
+        runs = self.runs(row, labels)
+        return {r["seed"]: r[figure] for r in runs if r.get(figure) is not None}
+
+    def compare(
+        self, first: str, second: str, labels: int = 100, figure: str = "bbox"
+    ) -> Comparison:
+        """Two rows over the seeds that both have."""
+        return compare(
+            self.values(first, labels, figure), self.values(second, labels, figure)
+        )
+
+    def pretraining(self, row: str) -> dict:
+        """Of a row; empty where it was not run or there is none."""
+        return self.rows.get(row, {}).get("pretraining") or {}
+
+
+def read_json(file: Path) -> dict:
+    """An object of a json file.
+
+    Raises:
+        InputError: when it cannot be read or is none.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: it cannot be read ({error}); make it anew") from (
+            error
+        )
+    if not isinstance(content, dict):
+        raise InputError(f"{file}: it holds no object; make it anew")
+    return content
+
+
+def expect(file: Path, field: str, value: Any, allowed: tuple) -> None:
+    """Refuse a value that is none of those allowed."""
+    if value not in allowed:
+        words = " or ".join(map(repr, allowed))
+        raise InputError(f"{file}: {field}={value!r}; give {words}")
+
+
+def check_run(file: Path, run: dict) -> None:
+    """Refuse a fine-tuning whose figures are not as they must be."""
+    expect(file, "finetuning.labels", run.get("labels"), LABELS)
+    if not isinstance(run.get("seed"), int):
+        raise InputError(
+            f"{file}: finetuning.seed={run.get('seed')!r}; give an integer"
+        )
+    for name in ("bbox", "segm"):
+        value = run.get(name)
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise InputError(
+                f"{file}: finetuning.{name}={value!r}; give an AP from 0 to 1"
+            )
+
+
+def read_row(file: Path) -> dict:
+    """The checked content of a result file.
+
+    Raises:
+        InputError: when it is no result of the row and scale that its path names.
+    """
+    row = read_json(file)
+    expect(file, "format", row.get("format"), (FORMAT,))
+    expect(file, "row", row.get("row"), (file.stem,))
+    expect(file, "scale", row.get("scale"), (file.parent.name,))
+    seen = set()
+    for run in row.get("finetuning", []):
+        check_run(file, run)
+        key = run["labels"], run["seed"]
+        if key in seen:
+            raise InputError(f"{file}: labels={key[0]} seed={key[1]} is there twice")
+        seen.add(key)
+    return row
+
+
+def read_scale(folder: Path) -> Scale:
+    """What a scale's folder holds.
+
+    Raises:
+        InputError: when a file is none of the replication's, or the rows were not made
+            with one data set.
+    """
+    files = {f.stem: f for f in folder.glob("*.json") if f.name != "data.json"}
+    unknown = sorted(set(files) - set(NAMES))
+    if unknown:
+        raise InputError(
+            f"{files[unknown[0]]}: there is no such row; the rows are "
+            f"{', '.join(NAMES)}"
+        )
+    rows = {name: read_row(files[name]) for name in NAMES if name in files}
+    sums = {}
+    for name, row in rows.items():
+        sums.setdefault(row.get("data_sha256"), []).append(name)
+    if len(sums) > 1:
+        words = "; ".join(f"{key}: {', '.join(names)}" for key, names in sums.items())
+        raise InputError(
+            f"{folder}: data_sha256 differs ({words}); rows of different data cannot "
+            "be compared, so run them again on one"
+        )
+    data, notes = folder / "data.json", folder / "notes.md"
+    return Scale(
+        folder.name,
+        rows,
+        read_json(data) if data.is_file() else {},
+        notes.read_text(encoding="utf-8").strip() if notes.is_file() else "",
+    )
+
+
+def read_scales(root: Path) -> list[Scale]:
+    """All scales that have results, small first.
+
+    Raises:
+        InputError: when there is none.
+    """
+    scales = [read_scale(root / name) for name in SCALES if (root / name).is_dir()]
+    scales = [scale for scale in scales if scale.rows]
+    if not scales:
+        raise InputError(
+            f"{root}: there are no results; make some with `python tools/replicate.py "
+            f"{SCALES[0]}`"
+        )
+    return scales

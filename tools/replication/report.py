@@ -1,0 +1,216 @@
+"""Write docs/replication.md and its plots from the committed result files.
+
+    python tools/replication/report.py            # write both
+    python tools/replication/report.py --check    # exit 1 when the document differs
+
+Every number of the document comes from docs/replication/results/<scale>/: a json for
+each row, data.json and, if there is one, notes.md, whose remarks are taken as they are.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import claims
+import report_card as card
+import report_tables as tables
+from claims import VERDICTS, Verdict
+from collected import LABELS, SCALES, Scale, read_scales
+from report_plots import draw_all, plots_of
+from spread import CONFIDENCE, Comparison
+from titles import TITLES
+from wording import bullet, describe, paragraph, percent, share
+
+from mcl.errors import InputError, exit_in_words
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+RESULTS, DOCUMENT = DOCS / "replication/results", DOCS / "replication.md"
+HEADINGS = dict(zip(VERDICTS, ("did not hold", "held", "were not run"), strict=True))
+TITLE = "# Does MCL pre-training make a better detector?"
+READING = (
+    "Mask R-CNN is fine-tuned from the weights of each row and measured by COCO's AP, "
+    "in points of 100. A value is the mean ± the sample standard deviation over seeds. "
+    "Two rows are compared seed by seed: mean difference, its "
+    f"{percent(CONFIDENCE)} t interval and the two-sided p of the paired t test; ratio "
+    "of the means, its interval from the t interval of the seeds' log ratios. The p "
+    "values are of single comparisons and not corrected for their number. A claim that "
+    "names a factor holds where the ratio of the means reaches it and the lowest seed "
+    "is above the highest of the other row; that one row is above another holds where "
+    "the interval of the difference is above 0. `python tools/replication/report.py` "
+    "writes this document from `docs/replication/results/`; no number in it is typed "
+    'by hand, apart from remarks under "What moved it".'
+)
+COMMANDS = (
+    ("tools/replication/materials.py OUT", "the pictures, from Debian packages"),
+    ("tools/replicate.py {scale}", "data and all rows; goes on where it ended"),
+    ("tools/replicate.py {scale} --report", "this document from the results"),
+)
+
+
+def lead(compared: Comparison) -> str:
+    """What a comparison answers, in a word or two."""
+    if not compared.enough:
+        return "not run"
+    low, high = compared.interval
+    return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+
+
+def answer(scale: Scale, verdicts: list[Verdict]) -> str:
+    """The paragraph that answers the title's question."""
+    questions = [("random", n) for n in LABELS]
+    questions += [(row, LABELS[0]) for row in ("mocov2", "densecl", "sup")]
+    parts = []
+    for other, labels in questions:
+        compared = scale.compare("mcl", other, labels)
+        words = f"MCL against {TITLES[other]}, {share(labels)}: {lead(compared)}"
+        if compared.enough:
+            numbers = describe(TITLES["mcl"], TITLES[other], compared, "box AP")
+            words = f"**{words}.** {numbers}"
+        parts.append(f"{words}.")
+    counts = [
+        f"{sum(v.verdict == kind for v in verdicts)} {words.removeprefix('were ')}"
+        for kind, words in HEADINGS.items()
+    ]
+    parts.append(f"Of {len(verdicts)} claims {', '.join(counts)}.")
+    return paragraph(" ".join(parts))
+
+
+def judged(verdicts: list[Verdict], kind: str) -> list[str]:
+    """The claims of one verdict as a section."""
+    items = [bullet(f"**{v.text}.** {v.detail}") for v in verdicts if v.verdict == kind]
+    return [
+        f"### Claims that {HEADINGS[kind]}",
+        "\n".join(items) if items else "None.",
+    ]
+
+
+def picture(scale: Scale, kind: str, folder: str) -> list[str]:
+    """A plot and its caption; nothing where it cannot be drawn."""
+    plot = plots_of(scale).get(kind)
+    if plot is None:
+        return []
+    image = f"![{scale.name}: {kind}]({folder}/{plot.file})"
+    return [image, paragraph(plot.title)]
+
+
+def results(scale: Scale, folder: str) -> list[str]:
+    """Sections of tables and plots."""
+    sections = ["### Results", tables.results(scale)]
+    if card.missing(scale):
+        sections.append(paragraph(card.missing(scale)))
+    sections += picture(scale, "rows", folder)
+    sections += [tables.more_results(scale), "### Against the random start"]
+    sections += [tables.gains(scale), "### What each part does"]
+    sections += [tables.effects(scale)]
+    return [
+        *sections,
+        *picture(scale, "length", folder),
+        *picture(scale, "curves", folder),
+        *detections(scale, folder),
+    ]
+
+
+def detections(scale: Scale, folder: str) -> list[str]:
+    """The section of detections side by side."""
+    found = picture(scale, "detections", folder)
+    note = "Boxes alone are drawn; the pictures are not part of this repository."
+    return ["### Detections", *found, paragraph(note)] if found else []
+
+
+def chapter(scale: Scale, folder: str) -> list[str]:
+    """All that is said about a scale."""
+    verdicts = claims.judge_all(scale)
+    parts = [f"## Scale `{scale.name}`", answer(scale, verdicts)]
+    for kind in VERDICTS:
+        parts += judged(verdicts, kind)
+    if scale.notes:
+        parts += ["### What moved it", scale.notes]
+    parts += results(scale, folder)
+    for heading, make in SECTIONS.items():
+        parts += [f"### {heading}", *make(scale)]
+    return parts
+
+
+SECTIONS: dict[str, Callable[[Scale], list[str]]] = {
+    "Search of the learning rate": card.search,
+    "Cost": card.cost,
+    "Protocol": card.protocol,
+}
+
+
+def document(scales: list[Scale], folder: str) -> str:
+    """The text of the document; plots are linked in ``folder``."""
+    parts = [TITLE, paragraph(READING)]
+    for scale in scales:
+        parts += chapter(scale, folder)
+    absent = [f"Scale `{n}` was not run." for n in SCALES if n not in names(scales)]
+    parts += [*absent, "## Run it again"]
+    parts += [commands(scale) for scale in scales]
+    parts += ["## The rows", tables.rows_explained()]
+    return "\n\n".join(parts) + "\n"
+
+
+def commands(scale: Scale) -> str:
+    """What to type, as a block of code."""
+    typed = [(f"python {c.format(scale=scale.name)}", why) for c, why in COMMANDS]
+    width = max(len(command) for command, _ in typed)
+    return "\n".join(f"    {c.ljust(width)}  # {why}" for c, why in typed)
+
+
+def names(scales: list[Scale]) -> list[str]:
+    return [scale.name for scale in scales]
+
+
+def write_report(results_root: Path, out_file: Path) -> None:
+    """Write the document, and its plots into a folder of its name beside it.
+
+    Args:
+        results_root: folder with a folder of results for each scale.
+        out_file: Markdown file to write.
+
+    Raises:
+        InputError: when there are no results, or they do not fit together.
+    """
+    results_root, out_file = Path(results_root), Path(out_file)
+    scales = read_scales(results_root)
+    folder = out_file.with_suffix("")
+    for scale in scales:
+        draw_all(scale, folder)
+    out_file.write_text(document(scales, folder.name), encoding="utf-8")
+
+
+def differences(results_root: Path, out_file: Path) -> str:
+    """What is not as it would be written, in words; empty where all is.
+
+    Plots have to be there; their bytes depend on matplotlib.
+    """
+    scales, folder = read_scales(results_root), out_file.with_suffix("")
+    stored = out_file.read_text(encoding="utf-8") if out_file.is_file() else ""
+    if stored != document(scales, folder.name):
+        return f"{out_file} is not what the results yield"
+    files = [folder / p.file for s in scales for p in plots_of(s).values()]
+    lacking = [str(file) for file in files if not file.is_file()]
+    return f"{', '.join(lacking)} missing" if lacking else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to read")
+    parser.add_argument("--out", type=Path, default=DOCUMENT, help="file to write")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if it would change"
+    )
+    args = parser.parse_args()
+    if not args.check:
+        write_report(args.results, args.out)
+        print(f"wrote {args.out}")
+        return
+    found = differences(args.results, args.out)
+    if found:
+        raise InputError(f"{found}; run `python {Path(sys.argv[0])}` and commit")
+    print(f"{args.out} is what the results yield")
+
+
+if __name__ == "__main__":
+    exit_in_words(main)

@@ -1,0 +1,277 @@
+"""The tables of the replication's document, each from the results of one scale."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+
+from collected import LABELS, Scale
+from spread import CONFIDENCE, Comparison, mean
+from titles import NAMES, ROWS, TITLES
+from wording import (
+    NOT_RUN,
+    NOTHING,
+    bounds,
+    number,
+    p_value,
+    percent,
+    plain,
+    points,
+    share,
+    signed,
+    table,
+    times,
+    with_spread,
+)
+
+FIGURES = (("bbox", "box AP"), ("segm", "mask AP"))
+MORE_FIGURES = (
+    ("bbox_50", "box AP50"),
+    ("bbox_75", "box AP75"),
+    ("segm_50", "mask AP50"),
+    ("segm_75", "mask AP75"),
+    ("bbox_agnostic", "class-agnostic box AP"),
+    ("segm_agnostic", "class-agnostic mask AP"),
+)
+# What is varied, the row with it and the row without.
+EFFECTS = (
+    ("montage, not stacked crops", "mcl", "mcl-crops"),
+    ("`selected`, not `full` computation", "mcl", "mcl-full"),
+    ("FPN and box convs transferred, too", "mcl", "mcl-backbone"),
+    ("several levels, not one", "mcl", "mcl-level1"),
+    ("whole batch, not half", "mcl", "mcl-half-batch"),
+    ("whole length, not a quarter: MCL", "mcl", "mcl-quarter"),
+    ("whole length, not a quarter: MoCo v2", "mocov2", "mocov2-quarter"),
+    ("labels used in MCL", "mcl-sup", "mcl"),
+    ("MCL, not MoCo v2 with as much compute", "mcl", "mocov2-compute"),
+)
+COMPARED = (
+    "with",
+    "first",
+    "second",
+    "difference",
+    f"{percent(CONFIDENCE)} interval",
+    "p",
+    "ratio",
+    "interval of the ratio",
+    "seeds",
+)
+
+
+def figures_of(scale: Scale, row: str, labels: int, figure: str) -> str:
+    """Mean and deviation; says where a fine-tuning or its figure is missing."""
+    if not scale.runs(row, labels):
+        return NOT_RUN
+    values = list(scale.values(row, labels, figure).values())
+    return with_spread(values) if values else NOTHING
+
+
+def results(scale: Scale) -> str:
+    """Every row's AP, kNN accuracy, learning rate and numbers of seeds."""
+    lines = []
+    for row in NAMES:
+        cells = [
+            figures_of(scale, row, labels, figure)
+            for labels in LABELS
+            for figure, _ in FIGURES
+        ]
+        cells.append(figures_of(scale, row, LABELS[0], "bbox_agnostic"))
+        before = scale.pretraining(row)
+        cells.append(NOTHING if before.get("knn") is None else points(before["knn"]))
+        cells.append(plain(before.get("lr")))
+        seeds = [str(len(scale.runs(row, labels))) for labels in LABELS]
+        lines.append((TITLES[row], *cells, " / ".join(seeds)))
+    headings = [f"{words}, {share(n)}" for n in LABELS for _, words in FIGURES]
+    headings += [f"class-agnostic box AP, {share(LABELS[0])}", "kNN", "lr", "seeds"]
+    return table(("start", *headings), lines)
+
+
+def more_results(scale: Scale) -> str:
+    """AP at fixed overlaps and without classes, of the rows that were run."""
+    lines = [
+        (
+            TITLES[row],
+            share(labels),
+            *(figures_of(scale, row, labels, figure) for figure, _ in MORE_FIGURES),
+        )
+        for labels in LABELS
+        for row in NAMES
+        if scale.runs(row, labels)
+    ]
+    return table(("start", "with", *(words for _, words in MORE_FIGURES)), lines)
+
+
+def compared_cells(scale: Scale, first: str, second: str, labels: int) -> list[str]:
+    """The columns COMPARED of two rows."""
+    compared = scale.compare(first, second, labels)
+    means = [
+        with_spread(list(scale.values(row, labels).values())) for row in (first, second)
+    ]
+    return [share(labels), *means, *statements(compared)]
+
+
+def statements(compared: Comparison) -> list[str]:
+    """What a comparison over two or more seeds says; dashes of fewer."""
+    if not compared.enough:
+        return [NOTHING] * 5 + [str(len(compared.seeds))]
+    return [
+        signed(compared.difference),
+        bounds(compared.interval),
+        p_value(compared.p),
+        times(compared.ratio),
+        bounds(compared.ratio_interval, times),
+        str(len(compared.seeds)),
+    ]
+
+
+def gains(scale: Scale) -> str:
+    """Every row that was run against the random start."""
+    lines = [
+        (TITLES[row], *compared_cells(scale, row, "random", labels))
+        for labels in LABELS
+        for row in NAMES
+        if row != "random" and scale.runs(row, labels)
+    ]
+    return table(("start", *COMPARED), lines)
+
+
+def effects(scale: Scale) -> str:
+    """What one change does, for each part of the method and of the protocol."""
+    lines = [
+        (words, *compared_cells(scale, first, second, labels))
+        for words, first, second in EFFECTS
+        for labels in LABELS
+    ]
+    return table(("effect", *COMPARED), lines)
+
+
+def searches(scale: Scale) -> str:
+    """The learning rates that were tried, and which was taken.
+
+    Rows that share a search are in one line.
+    """
+    groups = defaultdict(list)
+    for row in NAMES:
+        before = scale.pretraining(row)
+        for trial in before.get("search") or []:
+            taken = "taken" if trial["lr"] == before.get("lr") else ""
+            knn = NOTHING if trial.get("knn") is None else points(trial["knn"])
+            seconds = number(trial.get("seconds"))
+            cells = plain(trial["lr"]), str(trial["steps"]), knn, seconds, taken
+            groups[json.dumps(before["search"]), cells].append(TITLES[row])
+    lines = [("; ".join(titles), *cells) for (_, cells), titles in groups.items()]
+    return table(("row", "lr", "steps", "kNN", "seconds", ""), lines)
+
+
+def lengths(scale: Scale) -> str:
+    """Pre-training of every row as it was run."""
+    lines = []
+    for row in NAMES:
+        before = scale.pretraining(row)
+        if before:
+            figures = [plain(before.get(k), ",") for k in ("steps", "batch", "images")]
+            seed, lr = plain(before.get("seed")), plain(before.get("lr"))
+            config = f"`{before['config']}`" if before.get("config") else NOTHING
+            sha = f"`{str(scale.rows[row].get('config_sha256'))[:12]}`"
+            lines.append((TITLES[row], *figures, lr, seed, config, sha))
+    headings = ("row", "steps", "images a step", "images seen", "lr", "seed", "config")
+    return table((*headings, "hash"), lines)
+
+
+def costs(scale: Scale) -> str:
+    """Seconds and multiply-adds of every row that was run."""
+    machines = machine_names(scale)
+    lines = []
+    for row, content in scale.rows.items():
+        before = scale.pretraining(row)
+        tried = [t["seconds"] for t in before.get("search") or [] if t.get("seconds")]
+        tunings = [
+            number(mean([r["seconds"] for r in scale.runs(row, n) if r.get("seconds")]))
+            for n in LABELS
+        ]
+        each = before.get("gmac_per_image")
+        tera = each * before["images"] / 1e3 if each and before.get("images") else None
+        lines.append(
+            (
+                TITLES[row],
+                number(before.get("seconds")),
+                number(sum(tried) if tried else None),
+                *tunings,
+                number(each),
+                number(tera),
+                machines[machine_words(content)],
+            )
+        )
+    headings = ["start", "pre-training, s", "its search, s"]
+    headings += [f"one fine-tuning, {share(n)}, s" for n in LABELS]
+    headings += ["G multiply-adds an image", "T multiply-adds in all", "machine"]
+    return table(headings, lines)
+
+
+def machine_words(content: dict) -> str:
+    """The machine of a result file in one line."""
+    machine = content.get("machine") or {}
+    parts = [f"{machine.get('cpu', 'CPU not named')}, {machine.get('cores')} cores"]
+    if machine.get("gpu"):
+        parts.append(machine["gpu"])
+    parts += [
+        f"{title} {machine[key]}"
+        for key, title in (("torch", "PyTorch"), ("python", "Python"))
+        if machine.get(key)
+    ]
+    return ", ".join(parts)
+
+
+def machine_names(scale: Scale) -> dict[str, str]:
+    """A letter for each machine, in the order of the rows."""
+    found = dict.fromkeys(map(machine_words, scale.rows.values()))
+    return {words: chr(ord("A") + i) for i, words in enumerate(found)}
+
+
+def rows_explained() -> str:
+    """What every row is."""
+    return table(
+        ("row", "start", "what it is"),
+        [(f"`{row.name}`", row.title, row.line) for row in ROWS],
+    )
+
+
+def tunings(scale: Scale) -> str:
+    """Images and steps of fine-tuning, with the rows that differ in a line apart."""
+    groups = defaultdict(list)
+    for labels in LABELS:
+        for row in NAMES:
+            for run in scale.runs(row, labels):
+                key = labels, run.get("images"), run.get("steps")
+                if TITLES[row] not in groups[key]:
+                    groups[key].append(TITLES[row])
+    lines = [
+        (share(labels), plain(images), plain(steps), "; ".join(titles))
+        for (labels, images, steps), titles in groups.items()
+    ]
+    return table(("with", "images", "steps", "starts"), lines)
+
+
+def checksums(sums: dict[str, str]) -> str:
+    """SHA-256 of each part of the data set."""
+    return table(("set", "SHA-256"), [(f"`{k}`", f"`{v}`") for k, v in sums.items()])
+
+
+def edges(scale: Scale) -> dict[str, Sequence[str]]:
+    """Rows whose learning rate is the lowest or highest tried, or not the best by kNN.
+
+    Returns:
+        Titles by ``edge`` and ``other``.
+    """
+    found = dict(edge=[], other=[])
+    for row in NAMES:
+        before = scale.pretraining(row)
+        trials = [t for t in before.get("search") or [] if t.get("knn") is not None]
+        if len(trials) < 2:
+            continue
+        rates = [t["lr"] for t in trials]
+        best = max(t["knn"] for t in trials)
+        if before.get("lr") not in [t["lr"] for t in trials if t["knn"] == best]:
+            found["other"].append(TITLES[row])
+        elif before["lr"] in (min(rates), max(rates)):
+            found["edge"].append(TITLES[row])
+    return found
