@@ -4,7 +4,9 @@ import contextlib
 import importlib
 import io
 import json
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -272,6 +274,137 @@ def test_bad_numbers_are_named(tmp_path, capsys, flag, value):
     status, _, error = run(capsys, tmp_path / "set", flag, value)
     assert status == 1
     assert f"{flag} is {value}" in error and len(error.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory):
+    """A set with split cut-outs on own grounds: its folder, card and cut-outs."""
+    root = tmp_path_factory.mktemp("parted")
+    rng = np.random.default_rng(0)
+    for name, count in dict(red=7, blue=10).items():
+        for k in range(count):
+            save_disc(root / "cut" / name / f"{k}.png", (255, 20 * k, 0))
+    for split, low in dict(train=0, val=128).items():
+        (root / "grounds" / split).mkdir(parents=True)
+        noise = rng.integers(low, low + 128, (300, 300, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(root / "grounds" / split / "a.png")
+    options = make_scenes.Options(
+        pretrain=24,
+        train=6,
+        val=6,
+        probe=4,
+        object_size=48,
+        scene_size=96,
+        cutouts=str(root / "cut"),
+        grounds=str(root / "grounds"),
+        split_cutouts=True,
+        objects=8,
+        distractors=3,
+        smallest=0.13,
+    )
+    card, _ = make_scenes.build(root / "set", options, workers=2)
+    return root, card, options
+
+
+def test_parts_of_cutouts_are_disjoint_and_whole():
+    source = cutouts.FolderCutouts.__new__(cutouts.FolderCutouts)
+    source.names, source.digest = ["a", "b"], None
+    source.stems = [[f"a{k}" for k in range(7)], [f"b{k}" for k in range(65)]]
+    source.pictures = source.stems
+    parts = {name: source.part(*p) for name, p in make_scenes.PARTS.items()}
+    assert parts["pretrain"].stems == parts["train"].stems
+    for index, stems in enumerate(source.stems):
+        found = [parts[p].stems[index] for p in ("train", "probe", "val")]
+        assert sorted(sum(found, [])) == sorted(stems)
+        assert min(map(len, found)) >= 1
+    assert [parts["train"].single(k)[1] for k in range(len(parts["train"]))] == sum(
+        parts["train"].stems, []
+    )
+    source.stems, source.pictures, source.names = [["a"]], [["a"]], ["a"]
+    with pytest.raises(ValueError, match="class a has 1 cut-outs"):
+        source.part(0.7, 0.8)
+
+
+def test_split_set_is_sorted_into_folders(parted):
+    root, card, _ = parted
+    assert card["images"] == dict(pretrain=24, train=6, val=6, probe=4)
+    seen = {
+        split: {f.parent.relative_to(root / "set" / split).as_posix() for f in files}
+        for split in ("pretrain", "probe")
+        if (files := list((root / "set" / split).rglob("*.jpg")))
+    }
+    assert len(seen["pretrain"]) == 5 + 7 and len(seen["probe"]) == 2
+    assert not seen["pretrain"] & seen["probe"]
+    counts = [
+        len(list((root / "set/pretrain" / f).iterdir())) for f in seen["pretrain"]
+    ]
+    assert set(counts) == {2}
+    assert "no other split" in card["reuse"]
+    assert card["grounds"] == ["train/a.png", "val/a.png"]
+
+
+def test_every_split_shows_its_own_grounds(parted):
+    root, _, _ = parted
+    for split, dark in dict(train=True, val=False, pretrain=True).items():
+        file = sorted((root / "set" / split).rglob("*.jpg"))[0]
+        with Image.open(file) as picture:
+            blue = np.asarray(picture)[..., 2]  # the discs have none of it
+        assert (np.percentile(blue, 90) < 128) == dark
+
+
+def test_split_set_is_the_same_from_one_process(parted, tmp_path):
+    _, card, options = parted
+    again, _ = make_scenes.build(tmp_path / "set", options)
+    assert again["sha256"] == card["sha256"]
+
+
+def test_changed_grounds_are_another_set(parted, tmp_path):
+    root, _, options = parted
+    copy = tmp_path / "grounds"
+    shutil.copytree(root / "grounds", copy)
+    Image.new("RGB", (300, 300)).save(copy / "train/b.png")
+    changed = replace(options, grounds=str(copy))
+    with pytest.raises(ValueError, match="grounds_sha256"):
+        make_scenes.build(root / "set", changed)
+
+
+def test_rules_of_a_scene_are_kept(tmp_path):
+    save_disc(tmp_path / "disc.png")
+    source = cutouts.FolderCutouts(tmp_path)
+    dark = compose.Grounds([np.zeros((96, 96, 3), np.uint8)], recolour=False)
+    rules = compose.SceneRules((2, 3), (0.2, 0.3), (2, 2))
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        _, owner, classes = compose.compose_scene(rng, source, dark, 128, rules)
+        assert 1 <= len(classes) <= 3
+        for k in range(len(classes)):
+            y, x = np.nonzero(owner == k)
+            assert max(np.ptp(x), np.ptp(y)) + 1 <= 0.3 * 128 + 1
+
+
+def test_distractors_are_no_objects():
+    rng = np.random.default_rng(0)
+    bright = compose.Grounds([np.full((96, 96, 3), 200, np.uint8)], recolour=False)
+    scene = compose.Scene(rng, compose.Grounds([np.zeros((9, 9, 3), np.uint8)]), 96)
+    assert scene.add(compose.make_distractor(rng, bright, 80))
+    assert (scene.image[..., 0] > 150).sum() > 100
+    assert scene.classes == [] and (scene.owner == -1).all()
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (dict(split_cutouts=True), "--cutouts DIR"),
+        (dict(probe=3), "--split-cutouts"),
+        (dict(smallest=0.9), "--smallest is 0.9"),
+        (dict(main=1.5), "--main is 1.5"),
+        (dict(objects=0), "--objects is 0"),
+        (dict(grounds="/none"), "holds no .jpg or .png"),
+    ],
+)
+def test_options_that_cannot_be_are_named(tmp_path, given, words):
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
+        make_scenes.build(tmp_path / "set", make_scenes.Options(train=1, **given))
 
 
 def fake_results(out, tmp_path):

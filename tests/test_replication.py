@@ -133,6 +133,10 @@ def test_detector_is_one_for_all_rows(study, scale):
     assert whole.train_dataloader.dataset.pipeline[2].scale == (side, side)
 
 
+def test_every_row_has_a_title():
+    assert set(load("replication.titles").NAMES) == set(rows.ROWS)
+
+
 def test_medium_has_the_sizes_of_its_name():
     data = rows.SCALES["medium"].data
     assert data["pretrain"] >= 60000 and (data["train"], data["val"]) == (3000, 2000)

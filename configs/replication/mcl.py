@@ -21,6 +21,7 @@ model = dict(
         base_channels=32,
         out_indices=(0, 1, 2, 3),
         norm_cfg=dict(type="BN"),
+        zero_init_residual=False,
     ),
     neck=dict(
         type="MCLNeck",

@@ -15,6 +15,7 @@ model = dict(
         stem_channels=32,
         base_channels=32,
         norm_cfg=dict(type="BN"),
+        zero_init_residual=False,
     ),
     neck=dict(type="GlobalAveragePooling"),
     head=dict(

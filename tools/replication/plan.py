@@ -118,15 +118,13 @@ def run_finetuning(study: Study, name: str, labels: int, seed: int, out: Path) -
 
 
 def start_of(study: Study, name: str) -> dict:
-    """What the detector's config says of where it starts; nothing for random."""
+    """The file that a row's detector starts from; nothing for random."""
     row = ROWS[name]
     if not ROWS[row.of or name].config:
         return {}
     if row.transfer == "detector":
         return dict(load_from=study.result(f"{name}/export")["start"])
-    checkpoint = trained(study, name)["checkpoint"]
-    init = dict(type="Pretrained", checkpoint=checkpoint, prefix="backbone.")
-    return {"model.backbone.init_cfg": init}
+    return dict(backbone=trained(study, name)["checkpoint"])
 
 
 def row_result(study: Study, name: str) -> dict:

@@ -189,10 +189,18 @@ def export_start(study: Study, checkpoint: str, out: Path) -> dict:
     return dict(start=str(file))
 
 
-def finetune(study: Study, changes: dict, labels: int, seed: int, out: Path) -> dict:
-    """Fine-tune the detector from where ``changes`` of its config say."""
+def finetune(study: Study, start: dict, labels: int, seed: int, out: Path) -> dict:
+    """Fine-tune the detector.
+
+    ``start`` has ``load_from``, a file of :func:`export_start`, or ``backbone``, a
+    checkpoint of pre-training, or nothing.
+    """
     cfg = detector_config(study.scale, labels, seed)
-    cfg.merge_from_dict(changes)
+    cfg.load_from = start.get("load_from")
+    if "backbone" in start:
+        cfg.model.backbone.init_cfg = dict(
+            type="Pretrained", checkpoint=start["backbone"], prefix="backbone."
+        )
     for name in ("val_evaluator", "test_evaluator"):
         cfg[name].outfile_prefix = str(out / "val")
     config, log = out / "config.py", out / "log.txt"
