@@ -242,7 +242,7 @@ def test_rows_end_in_results(study, prepared, tmp_path, monkeypatch, capsys):
     """One learning rate; MCL is stopped in its last stage, and goes on."""
     monkeypatch.setattr(plan, "FACTORS", (1,))
     monkeypatch.setattr(replicate, "write_report", lambda args: None)
-    shorter = replace(TINY, seeds=(0,))
+    shorter = replace(TINY, seeds=(0,), finetuning={10: 2})
     study = stages.Study(shorter, prepared, threads=2)
     monkeypatch.setitem(rows.SCALES, "small", shorter)
     results = tmp_path / "results"
@@ -265,13 +265,10 @@ def test_rows_end_in_results(study, prepared, tmp_path, monkeypatch, capsys):
     assert 0 <= training["knn"] <= 1 and training["gmac_per_image"] > 0.1
     assert [line["step"] for line in training["curve"]] == list(range(1, 9))
     assert len(training["search"]) == 1 and training["search"][0]["steps"] == 2
-    assert [(r["labels"], r["images"]) for r in row["finetuning"]] == [
-        (100, 20),
-        (10, 2),
-    ]
-    for run in row["finetuning"]:
-        assert {"bbox", "segm", "bbox_agnostic", "segm_agnostic"} <= set(run)
-        assert len(run["examples"]) == 6
+    (run,) = row["finetuning"]
+    assert (run["labels"], run["images"], run["steps"]) == (10, 2, 2)
+    assert {"bbox", "segm", "bbox_agnostic", "segm_agnostic"} <= set(run)
+    assert len(run["examples"]) == 6 and len(run["curve"]) == 1
     assert str(prepared) not in json.dumps(row)
     data = json.loads((results / "small/data.json").read_text())
     assert len(data["examples"][0]["boxes"]) >= 1

@@ -24,6 +24,7 @@ from typing import TextIO
 
 import torch
 from measuring.machine import describe
+from mmengine.logging import MMLogger
 from replication.plan import plan, row_result, row_stages
 from replication.rows import DATA_VARIABLE, ROOT, ROWS, SCALES, fingerprint
 from replication.schedule import run_stages
@@ -76,6 +77,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    # Reading a config logs a line for every variable in it.
+    MMLogger.get_instance("replicate", log_level="WARNING")
     if args.report:
         return write_report(args)
     jobs = args.jobs or torch.cuda.device_count() or os.cpu_count() or 1

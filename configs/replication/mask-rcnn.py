@@ -7,7 +7,7 @@ custom_hooks = [dict(type="ChannelsLastHook")]
 
 data_root = "{{$REPLICATION_DATA:work_dirs/replication/small/data/}}"
 side = 128
-max_iters = 400
+max_iters = 800
 
 metainfo = dict(
     classes=(

@@ -2,5 +2,5 @@
 _base_ = "mcl.py"
 
 batch_size = 32
-max_iters = 3150
+max_iters = 2520
 train_dataloader = dict(batch_size=batch_size, sampler=dict(batch_size=batch_size))

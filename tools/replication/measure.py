@@ -87,7 +87,8 @@ def load_backbone(cfg: Config, checkpoint: str) -> nn.Module:
         if key.startswith(head)
     }
     backbone.load_state_dict(own)
-    return backbone.eval()
+    backbone.eval()  # MMPretrain's returns nothing
+    return backbone
 
 
 @torch.no_grad()

@@ -102,7 +102,7 @@ SCALES = {
             scene_size=128,
             **OBJECTS,
         ),
-        finetuning={100: 400, 10: 200},
+        finetuning={100: 800, 10: 300},
     ),
     # One GPU: a whole ResNet-18, larger pictures, 40 passes over six times the images.
     "medium": Scale(

@@ -5,7 +5,7 @@ _base_ = ["../default_runtime.py"]
 data_root = "{{$REPLICATION_DATA:work_dirs/replication/small/data/}}"
 size = 96
 batch_size = 64
-max_iters = 1575
+max_iters = 1260
 
 train_dataloader = dict(
     batch_size=batch_size,
@@ -33,7 +33,7 @@ train_dataloader = dict(
 # The learning rate is the middle one of the search.
 optim_wrapper = dict(
     type="BFloat16OptimWrapper",
-    optimizer=dict(type="SGD", lr=0.05, momentum=0.9, weight_decay=1e-4),
+    optimizer=dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=1e-4),
     clip_grad=dict(max_norm=10),
 )
 param_scheduler = [
