@@ -352,6 +352,21 @@ def test_every_split_shows_its_own_grounds(parted):
         assert (np.percentile(blue, 90) < 128) == dark
 
 
+def test_pictures_of_one_name_have_one_ground(parted):
+    """Objects have no blue, so blue is the ground's where pictures show it."""
+    root, _, _ = parted
+    found = {}
+    for file in (root / "set/pretrain").rglob("*.jpg"):
+        with Image.open(file) as picture:
+            found.setdefault(file.name, []).append(np.asarray(picture)[:4, :4, 2])
+    assert sorted(found) == ["000000.jpg", "000001.jpg"]
+    means = {name: np.median(corners, axis=0) for name, corners in found.items()}
+    apart = np.abs(means["000000.jpg"] - means["000001.jpg"]).mean()
+    for name, corners in found.items():
+        near = [np.abs(c.astype(int) - means[name]).mean() for c in corners]
+        assert np.median(near) < apart / 2
+
+
 def test_split_set_is_the_same_from_one_process(parted, tmp_path):
     _, card, options = parted
     again, _ = make_scenes.build(tmp_path / "set", options)

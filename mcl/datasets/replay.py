@@ -106,10 +106,14 @@ class ReplayableSampler(Sampler):
         distinct_folders: put at most one image of a folder into a batch (of all
             processes), as long as enough folders have images left: frames of one
             video, or pictures of one object, would be each other's negatives.
+        same_names: with ``distinct_folders``, fill batches with files of one name, as
+            far as there are enough: where the name stands for the surroundings, such
+            as a camera or a ground, these do not tell the images of a batch apart.
 
     Raises:
         InputError: when the data set is smaller than one batch of all processes, or
-            ``distinct_folders`` comes without ``shuffle`` or without folders.
+            ``distinct_folders`` comes without ``shuffle`` or without folders, or
+            ``same_names`` without ``distinct_folders``.
     """
 
     def __init__(
@@ -119,7 +123,10 @@ class ReplayableSampler(Sampler):
         seed: int | None = None,
         shuffle: bool = True,
         distinct_folders: bool = False,
+        same_names: bool = False,
     ) -> None:
+        if same_names and not distinct_folders:
+            raise InputError("same_names=True: it needs distinct_folders=True")
         self.rank, self.world_size = get_dist_info()
         self.num_images = len(dataset)
         self.per_epoch = self.num_images // (batch_size * self.world_size) * batch_size
@@ -132,6 +139,7 @@ class ReplayableSampler(Sampler):
         self.shuffle = shuffle
         self.together = batch_size * self.world_size
         self.folders = _by_folder(dataset, shuffle) if distinct_folders else None
+        self.same_names = same_names
         self.skipped = 0
 
     def skip(self, num_samples: int) -> None:
@@ -149,7 +157,7 @@ class ReplayableSampler(Sampler):
         order = np.arange(self.num_images)
         rng = np.random.default_rng([self.seed, epoch])
         if self.folders:
-            order = _one_of_each(self.folders, self.together, rng)
+            order = _one_of_each(self.folders, self.together, self.same_names, rng)
         elif self.shuffle:
             rng.shuffle(order)
         return order[: self.per_epoch * self.world_size][self.rank :: self.world_size]
@@ -159,14 +167,15 @@ class ReplayableSampler(Sampler):
         return self.per_epoch
 
 
-def _by_folder(dataset: ReplayableDataset, shuffle: bool) -> list[list[int]]:
-    """Indices of the images of every folder."""
+def _by_folder(dataset: ReplayableDataset, shuffle: bool) -> list[dict[str, int]]:
+    """Of every folder: names of its images and their indices."""
     if not shuffle:
         raise InputError("distinct_folders=True: it needs shuffle=True")
-    folders: dict[str, list[int]] = {}
+    folders: dict[str, dict[str, int]] = {}
     for index in range(len(dataset)):
-        path = dataset.dataset.get_data_info(index)["img_path"]
-        folders.setdefault(str(path).rpartition("/")[0], []).append(index)
+        path = str(dataset.dataset.get_data_info(index)["img_path"])
+        folder, _, name = path.rpartition("/")
+        folders.setdefault(folder, {})[name] = index
     if len(folders) < 2:
         raise InputError(
             "distinct_folders=True: all images are in one folder; sort them into one "
@@ -176,20 +185,39 @@ def _by_folder(dataset: ReplayableDataset, shuffle: bool) -> list[list[int]]:
 
 
 def _one_of_each(
-    folders: list[list[int]], together: int, rng: np.random.Generator
+    folders: list[dict[str, int]],
+    together: int,
+    same_names: bool,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """All images in rounds, a round having one of every folder that is not used up.
 
     A round's start fills the batch that the last one left open, so it begins with
     folders that are not in that batch.
     """
-    members = [rng.permutation(folder) for folder in folders]
     order, owners = [], []
-    for depth in range(max(map(len, members))):
-        present = [k for k, m in enumerate(members) if depth < len(m)]
+    for images in _rounds(folders, same_names, rng):
+        present = list(images)
         rng.shuffle(present)
         recent = set(owners[len(owners) // together * together :])
         present.sort(key=recent.__contains__)
         owners += present
-        order += [members[k][depth] for k in present]
+        order += [images[folder] for folder in present]
     return np.array(order)
+
+
+def _rounds(
+    folders: list[dict[str, int]], same_names: bool, rng: np.random.Generator
+) -> Iterator[dict[int, int]]:
+    """Folder to image: of one name each time, or the next ones of own orders."""
+    if same_names:
+        names = sorted(set().union(*folders))
+        rng.shuffle(names)
+        for name in names:
+            yield {
+                k: folder[name] for k, folder in enumerate(folders) if name in folder
+            }
+        return
+    members = [rng.permutation(list(folder.values())) for folder in folders]
+    for depth in range(max(map(len, members))):
+        yield {k: int(m[depth]) for k, m in enumerate(members) if depth < len(m)}

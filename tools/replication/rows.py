@@ -94,7 +94,7 @@ SCALES = {
     # Two CPU cores: what the configs say.
     "small": Scale(
         data=dict(
-            pretrain=10080,
+            pretrain=10206,
             probe=720,
             train=500,
             val=500,
@@ -107,7 +107,7 @@ SCALES = {
     # One GPU: a whole ResNet-18, larger pictures, 40 passes over six times the images.
     "medium": Scale(
         data=dict(
-            pretrain=60480,
+            pretrain=60507,
             probe=1440,
             train=3000,
             val=2000,

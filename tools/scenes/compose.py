@@ -93,6 +93,17 @@ class Grounds:
         return recoloured(rng, image) if self.recolour else image.astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """One ground for many pictures (float32, H x W x 3, 0-255); its corner is used."""
+
+    ground: np.ndarray
+
+    def sample(self, rng, height, width):
+        """The same part each time, for pictures up to the ground's size."""
+        return self.ground[:height, :width]
+
+
 def crop_ground(rng, grounds, height, width):
     """A random crop of one photograph, resized (uint8, H x W x 3)."""
     photo = grounds[rng.integers(len(grounds))]

@@ -9,7 +9,8 @@ masks respect occlusion) and ``card.json`` (options, counts, checksums).
 With ``--split-cutouts`` the cut-outs of a class are parted: 70 % are seen in
 ``pretrain/`` and ``train/``, 20 % in ``val/`` only, and 10 % in ``probe/`` only,
 which holds labelled pictures like those of ``pretrain/`` to judge features by.
-Both are then sorted into folders, CLASS/CUT-OUT/, with equally many pictures each.
+Both are then sorted into folders, CLASS/CUT-OUT/, with equally many pictures each, and
+pictures of one name have one ground: it cannot tell them apart.
 
 Every picture draws from its own random generator, seeded with
 (seed, split, index): the bytes do not depend on the number of workers. They
@@ -35,6 +36,7 @@ import skimage
 from compose import (
     GROUNDS,
     MAIN_SCALE,
+    Fixed,
     SceneRules,
     compose_object,
     compose_scene,
@@ -148,14 +150,18 @@ class Composer:
     def make_object(self, rng, split, index):
         """Write a picture of one main object."""
         source, grounds = self.sources[split], self.grounds[split]
-        folder, main = self.out / split, None
+        folder, main, name = self.out / split, None, index
+        size, scale = self.options.object_size, (self.options.main, MAIN_SCALE[1])
         if self.options.split_cutouts:
-            label, stem, main = source.single(index % len(source))
+            name, number = divmod(index, len(source))
+            label, stem, main = source.single(number)
             folder = folder / source.names[label] / stem
             folder.mkdir(parents=True, exist_ok=True)
-        size, scale = self.options.object_size, (self.options.main, MAIN_SCALE[1])
+            seed = [self.options.seed, len(SPLITS) + SPLITS.index(split), name]
+            ground = grounds.sample(np.random.default_rng(seed), size, size)
+            grounds = Fixed(ground)
         image = compose_object(rng, source, grounds, size, main, scale)
-        save(image, folder, index)
+        save(image, folder, name)
         return []
 
     def make_scene(self, rng, split, index):

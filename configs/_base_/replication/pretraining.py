@@ -14,9 +14,13 @@ train_dataloader = dict(
     pin_memory=False,
     drop_last=True,
     collate_fn=dict(type="default_collate"),
-    # A folder holds the images of one cut-out: no two of them in a batch.
+    # A folder holds the images of one cut-out: no two of them in a batch. Images of one
+    # name have one ground: within a batch it does not tell them apart.
     sampler=dict(
-        type="ReplayableSampler", batch_size=batch_size, distinct_folders=True
+        type="ReplayableSampler",
+        batch_size=batch_size,
+        distinct_folders=True,
+        same_names=True,
     ),
     dataset=dict(
         type="ReplayableDataset",
