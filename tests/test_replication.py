@@ -81,7 +81,8 @@ def prepared(tmp_path_factory) -> Path:
     stages.draw_parts(study, work / "log.txt")
     text = rows.detector_config(TINY, 100, 0).pretty_text
     (work / "prepare/detector.py").write_text(text)
-    done = json.dumps(card | dict(stage_seconds=1.0))
+    key = plan.prepare_stage(study).key
+    done = json.dumps(card | dict(key=key, stage_seconds=1.0))
     (work / "prepare/done.json").write_text(done)
     return work
 
@@ -144,29 +145,50 @@ def test_medium_has_the_sizes_of_its_name():
     assert small["pretrain"] >= 10000 and (small["train"], small["val"]) == (500, 500)
 
 
-def test_fingerprint_follows_every_setting(study):
-    same = rows.fingerprint("mcl", TINY)
-    assert same == rows.fingerprint("mcl", TINY)
-    others = [
-        rows.fingerprint("mcl-backbone", TINY),
-        rows.fingerprint("mcl", replace(TINY, seeds=(0,))),
-        rows.fingerprint("mcl", replace(TINY, finetuning={100: 3})),
-        rows.fingerprint(
-            "mcl", replace(TINY, pretraining={"model.base_momentum": 0.5})
-        ),
-    ]
-    assert len({same, *others}) == 5
+def keys(scale, *names) -> list[str]:
+    study = stages.Study(scale, Path("/nowhere"))
+    return [plan.fingerprint(study, name) for name in names]
 
 
-def test_fingerprint_does_not_depend_on_the_folder(monkeypatch):
-    found = set()
-    for folder in ("/a/", "/b/c/"):
-        monkeypatch.setenv(rows.DATA_VARIABLE, folder)
-        found.add(rows.fingerprint("mcl", TINY))
-    assert len(found) == 1
+def test_fingerprint_follows_what_a_row_needs():
+    ours, other = keys(TINY, "mcl", "mocov2")
+    assert [ours, other] == keys(TINY, "mcl", "mocov2")
+    changed = replace(TINY, methods={"mcl": {"model.base_momentum": 0.5}})
+    assert keys(changed, "mcl")[0] != ours and keys(changed, "mocov2")[0] == other
+    assert keys(changed, "mocov2-compute") != keys(TINY, "mocov2-compute")
+    assert keys(changed, "mcl-backbone") != keys(TINY, "mcl-backbone")
+    for scale in (
+        replace(TINY, seeds=(0,)),
+        replace(TINY, finetuning={100: 3}),
+        replace(TINY, data=TINY.data | dict(seed=1)),
+        replace(TINY, detector=TINY.detector | {"randomness.seed": 5}),
+    ):
+        both = keys(scale, "mcl", "mocov2")
+        assert both[0] != ours and both[1] != other
 
 
-def fake_stages(work, order, needs, fail=()):
+@pytest.mark.parametrize("folder", ["/a/", "/jürgen \\'" + "x" * 150 + "/"])
+def test_fingerprint_does_not_depend_on_the_folder(monkeypatch, folder):
+    before = keys(TINY, "mcl", "random")
+    monkeypatch.setenv(rows.DATA_VARIABLE, folder)
+    assert keys(TINY, "mcl", "random") == before
+
+
+def test_rows_differ_in_what_they_train():
+    for scale in rows.SCALES.values():
+        found = set()
+        for name in OWN:
+            row = rows.ROWS[name]
+            cfg = rows.pretraining_config(row, scale, 0.1, 40)
+            parts = (cfg.model, cfg.train_dataloader, row.like)
+            found.add(str(parts))
+            images = cfg.train_dataloader.batch_size * rows.full_length(row, scale)
+            ours = rows.full_length(rows.ROWS["mcl"], scale) * rows.batch_size(scale)
+            assert images == ours
+        assert len(found) == len(OWN)
+
+
+def fake_stages(work, order, needs, fail=(), key="k"):
     def make(name):
         def run(folder):
             order.append(name)
@@ -174,7 +196,7 @@ def fake_stages(work, order, needs, fail=()):
                 raise InputError(f"{name} failed")
             return dict(value=name)
 
-        return stages.Stage(name, run, tuple(needs.get(name, ())))
+        return stages.Stage(name, run, tuple(needs.get(name, ())), key=key)
 
     return [make(name) for name in "abcd"]
 
@@ -193,8 +215,19 @@ def test_what_is_done_is_not_done_again(tmp_path):
     with pytest.raises(InputError, match="c failed"):
         schedule.run_stages(study, fake_stages(tmp_path, order, {}, fail="c"), 1)
     assert order == list("abc")
+    (tmp_path / "c" / "checkpoint").write_text("half done")
     schedule.run_stages(study, fake_stages(tmp_path, order, {}), 1)
     assert order == list("abccd")
+    assert (tmp_path / "c" / "checkpoint").exists()
+
+
+def test_what_was_done_with_other_settings_is_done_anew(tmp_path):
+    study, order = stages.Study(TINY, tmp_path), []
+    schedule.run_stages(study, fake_stages(tmp_path, order, {}), 1)
+    (tmp_path / "c" / "checkpoint").write_text("of other settings")
+    schedule.run_stages(study, fake_stages(tmp_path, order, {}, key="l"), 1)
+    assert order == list("abcdabcd")
+    assert not (tmp_path / "c" / "checkpoint").exists()
 
 
 def test_remaining_time_is_of_the_kind(tmp_path):
@@ -242,7 +275,7 @@ def test_rows_end_in_results(study, prepared, tmp_path, monkeypatch, capsys):
     """One learning rate; MCL is stopped in its last stage, and goes on."""
     monkeypatch.setattr(plan, "FACTORS", (1,))
     monkeypatch.setattr(replicate, "write_report", lambda args: None)
-    shorter = replace(TINY, seeds=(0,), finetuning={10: 2})
+    shorter = replace(TINY, finetuning={10: 2})
     study = stages.Study(shorter, prepared, threads=2)
     monkeypatch.setitem(rows.SCALES, "small", shorter)
     results = tmp_path / "results"
@@ -259,13 +292,14 @@ def test_rows_end_in_results(study, prepared, tmp_path, monkeypatch, capsys):
     replicate.run_rows(study, Args, 1)
     assert (prepared / "mcl/pretrain/done.json").read_text() == before
     row = json.loads((results / "small/mcl.json").read_text())
-    assert row["config_sha256"] == rows.fingerprint("mcl", shorter)
+    assert row["config_sha256"] == plan.fingerprint(study, "mcl")
     training = row["pretraining"]
     assert training["steps"] == 8 and training["images"] == 64
     assert 0 <= training["knn"] <= 1 and training["gmac_per_image"] > 0.1
     assert [line["step"] for line in training["curve"]] == list(range(1, 9))
     assert len(training["search"]) == 1 and training["search"][0]["steps"] == 2
-    (run,) = row["finetuning"]
+    first, run = row["finetuning"]
+    assert (first["seed"], run["seed"]) == (0, 1)
     assert (run["labels"], run["images"], run["steps"]) == (10, 2, 2)
     assert {"bbox", "segm", "bbox_agnostic", "segm_agnostic"} <= set(run)
     assert len(run["examples"]) == 6 and len(run["curve"]) == 1

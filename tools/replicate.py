@@ -19,14 +19,16 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 import torch
 from measuring.machine import describe
 from mmengine.logging import MMLogger
-from replication.plan import plan, row_result, row_stages
-from replication.rows import DATA_VARIABLE, ROOT, ROWS, SCALES, fingerprint
+from replication.plan import fingerprint, plan, row_result, row_stages
+from replication.rows import DATA_VARIABLE, ROOT, ROWS, SCALES
 from replication.schedule import run_stages
 from replication.stages import Study
 
@@ -72,6 +74,12 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.jobs is not None and args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: give 1 or more")
+    args.results = args.results.resolve()
+    if args.report and args.results != RESULTS:
+        raise InputError(
+            f"--results {args.results}: the project's document is of its own results; "
+            "use tools/replication/report.py --results DIR --out FILE"
+        )
     return args
 
 
@@ -81,15 +89,30 @@ def main() -> None:
     MMLogger.get_instance("replicate", log_level="WARNING")
     if args.report:
         return write_report(args)
-    jobs = args.jobs or torch.cuda.device_count() or os.cpu_count() or 1
+    # Stages share a GPU badly: one after the other there.
+    jobs = args.jobs or (1 if torch.cuda.is_available() else cores())
     work = (args.work_dir / args.scale).resolve()
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
+    with (work / "lock").open("w") as lock, in_words():
         take(lock, work)
-        threads = max(1, (os.cpu_count() or 1) // jobs)
+        threads = max(1, cores() // jobs)
         study = Study(SCALES[args.scale], work, threads, lock.fileno())
         os.environ[DATA_VARIABLE] = f"{study.data}/"
         run_rows(study, args, jobs)
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """End an interrupted run without a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InputError("stopped; the same command goes on from here") from None
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def take(lock: TextIO, work: Path) -> None:
@@ -124,9 +147,9 @@ def run_rows(study: Study, args: argparse.Namespace, jobs: int) -> None:
     def keep_rows() -> None:
         for name in names:
             own = row_stages(study, name)
-            if name not in done and all(study.is_done(s.name) for s in own):
+            if name not in done and all(study.is_done(s) for s in own):
                 done.add(name)
-                write_row(study, args.scale, name, folder)
+                write_row(study, args.scale, name, folder, jobs)
                 write_report(args)
 
     keep_rows()
@@ -135,7 +158,7 @@ def run_rows(study: Study, args: argparse.Namespace, jobs: int) -> None:
 
 def note_other_settings(file: Path, name: str, study: Study) -> None:
     """Say when a result was made with settings that are no more."""
-    if json.loads(file.read_text())["config_sha256"] != fingerprint(name, study.scale):
+    if json.loads(file.read_text())["config_sha256"] != fingerprint(study, name):
         print(f"  its settings were others; delete {file} to run it again", flush=True)
 
 
@@ -146,7 +169,8 @@ def keep_data(study: Study, folder: Path) -> None:
         InputError: when the results there are of other images.
     """
     card, file = study.result("prepare"), folder / "data.json"
-    card.pop("stage_seconds")
+    for name in ("key", "stage_seconds"):
+        card.pop(name)
     if file.is_file():
         if json.loads(file.read_text())["card"]["sha256"] != card["sha256"]:
             raise InputError(
@@ -169,34 +193,41 @@ def keep_data(study: Study, folder: Path) -> None:
     ]
     size = study.scale.data["scene_size"]
     content = dict(card=card, scene_size=size, examples=examples)
-    file.write_text(json.dumps(content, indent=1) + "\n")
+    write_whole(file, content)
 
 
-def write_row(study: Study, scale: str, name: str, folder: Path) -> None:
+def write_whole(file: Path, content: dict) -> None:
+    """Write a JSON file in one step: a killed run leaves none, or a whole one."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(file)
+
+
+def write_row(study: Study, scale: str, name: str, folder: Path, jobs: int) -> None:
     """Write a finished row's figures."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     found = describe(device)
     machine = dict(
         cpu=found["cpu"],
         cpu_flags=found["cpu_flags"],
-        cores=os.cpu_count(),
+        cores=cores(),
         gpu=found.get("gpu"),
         torch=found["torch"],
         python=platform.python_version(),
+        jobs=jobs,
+        threads=study.threads,
     )
     sums = json.dumps(study.result("prepare")["sha256"], sort_keys=True)
     content = dict(
         format=FORMAT,
         row=name,
         scale=scale,
-        config_sha256=fingerprint(name, study.scale),
+        config_sha256=fingerprint(study, name),
         data_sha256=hashlib.sha256(sums.encode()).hexdigest(),
         machine=machine,
         **row_result(study, name),
     )
-    partial = folder / f"{name}.partial"
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(folder / f"{name}.json")
+    write_whole(folder / f"{name}.json", content)
     print(f"{name}: written to {folder / name}.json", flush=True)
 
 

@@ -37,7 +37,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "annotations/val.json")
 test_evaluator = val_evaluator
 
-# A third less time. RoIs are rounded to bfloat16 in training: half a pixel at most.
+# A third less time. In training, RoIs are rounded to bfloat16: by 1/512 at most, which
+# is a quarter of a pixel here.
 optim_wrapper = dict(type="mmpretrain.BFloat16OptimWrapper")
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [

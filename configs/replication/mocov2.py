@@ -4,7 +4,9 @@ _base_ = ["../_base_/replication/pretraining.py"]
 size = 96
 model = dict(
     type="MoCo",
-    queue_len=4096,  # less than the images that there are
+    # About one round of the cut-outs: a longer queue's images have other grounds, which
+    # tell them apart, and show the query's own cut-out.
+    queue_len=256,
     feat_dim=128,
     momentum=0.01,  # 0.001 is for runs that are far longer
     data_preprocessor=dict(

@@ -26,7 +26,7 @@ from mcl.errors import InputError, exit_in_words
 from mcl.models.losses import normalise
 
 # Neighbours that vote, and images of a cut-out that are in the bank.
-NEIGHBOURS = 20
+NEIGHBOURS = 8
 BANK_PER_CUTOUT = 8
 EXAMPLES = 6  # scenes whose detections are kept
 LEAST_SCORE = 0.3
@@ -93,7 +93,7 @@ def load_backbone(cfg: Config, checkpoint: str) -> nn.Module:
 
 @torch.no_grad()
 def embed(backbone: nn.Module, cfg: Config, folder: Path, size: int, most: int | None):
-    """Averaged last maps (N, C), normalised, and labels (N,) of a labelled folder."""
+    """Averaged last maps (N, C), normalised, and cut-outs (N) of a folder."""
     from mmpretrain.registry import DATASETS
 
     dataset = DATASETS.build(
@@ -124,27 +124,37 @@ def embed(backbone: nn.Module, cfg: Config, folder: Path, size: int, most: int |
         sample = dataset[index]
         # Pictures are read as BGR; all rows were trained on RGB.
         batch.append((sample["inputs"].flip(0).float() - mean) / std)
-        labels.append(int(sample["data_samples"].gt_label))
+        labels.append(path.parent.relative_to(folder).as_posix())
         if len(batch) == 128:
             flush()
     flush()
-    return torch.cat(features), torch.tensor(labels)
+    return torch.cat(features), labels
 
 
 def measure_features(cfg: Config, checkpoint: str, data: Path) -> dict:
-    """Top-1 of nearest neighbours: new cut-outs' classes by those of known ones."""
+    """Top-1 of nearest neighbours: are cut-outs recognised on other grounds?
+
+    A picture of ``probe`` votes for the cut-outs (folders) of its neighbours.
+    """
     backbone = load_backbone(cfg, checkpoint)
     size = cfg.get("size", 96)
-    bank, classes = embed(backbone, cfg, data / "pretrain", size, BANK_PER_CUTOUT)
+    bank, known = embed(backbone, cfg, data / "pretrain", size, BANK_PER_CUTOUT)
     queries, wanted = embed(backbone, cfg, data / "probe", size, None)
-    votes = knn_vote(queries, bank, classes, NEIGHBOURS)
-    # Every class counts the same, however many cut-outs it has.
-    right = [(votes[wanted == c] == c).float().mean() for c in wanted.unique()]
-    return dict(knn=torch.stack(right).mean().item())
+    numbers = {name: k for k, name in enumerate(sorted(set(known)))}
+    votes = knn_vote(
+        queries, bank, torch.tensor([numbers[name] for name in known]), NEIGHBOURS
+    )
+    right = votes == torch.tensor([numbers[name] for name in wanted])
+    # Features that are not finite vote for nothing: their run has failed.
+    right &= queries.isfinite().all(dim=1) & bank.isfinite().all()
+    return dict(knn=right.float().mean().item())
 
 
-def count_work(cfg: Config, batch: int = 8) -> float:
-    """Multiply-adds (1e9) per image of a step, forward and backward."""
+def count_work(cfg: Config, batch: int = 64) -> float:
+    """Multiply-adds (1e9) per image of a step, forward and backward.
+
+    64 images fill the canvases of all levels; fewer would pay for empty tiles.
+    """
     from mmengine.runner import Runner
 
     loader = dict(cfg.train_dataloader, batch_size=batch, num_workers=0)

@@ -1,5 +1,8 @@
 """Which stages the rows need, and in what order."""
 
+import hashlib
+import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -10,42 +13,75 @@ from .rows import (
     FACTORS,
     ROWS,
     SEARCH_LENGTH,
+    describe,
+    detector_config,
     full_length,
+    pretraining_config,
 )
 from .stages import Stage, Study, export_start, finetune, make_data, pretrain
 
 PREPARE = "prepare"
+# Raise when the same settings would give other figures.
+FORMAT = 1
 
 
 def plan(study: Study, names: list[str], root: Path) -> list[Stage]:
     """The stages of the named rows, those of a row behind one another."""
-    stages = {PREPARE: Stage(PREPARE, partial(make_data, study, root))}
+    stages = {PREPARE: prepare_stage(study, root)}
     for name in names:
         for stage in row_stages(study, name):
             stages.setdefault(stage.name, stage)
     return list(stages.values())
 
 
+def make_key(*settings: str) -> str:
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+
+def prepare_stage(study: Study, root: Path = Path("/")) -> Stage:
+    """Materials, data set, parts of the labels."""
+    scale = study.scale
+    key = make_key(str(FORMAT), repr(sorted(scale.data.items())), repr(scale.seeds))
+    return Stage(PREPARE, partial(make_data, study, root), key=key)
+
+
 def row_stages(study: Study, name: str) -> list[Stage]:
     """Search, pre-training, export and fine-tunings of a row."""
-    row, stages, needs = ROWS[name], [], (PREPARE,)
+    row, stages, needs = ROWS[name], [], [prepare_stage(study)]
     owner = row.of or name
     if ROWS[owner].config:
         stages += search_stages(study, owner)
-        needs = tuple(s.name for s in stages)
+        needs = list(stages)
         if not row.quarter:
             stages.append(pretraining_stage(study, owner, needs))
-            needs = (stages[-1].name,)
+            needs = stages[-1:]
     if row.transfer == "detector" and ROWS[owner].config:
         run = partial(run_export, study, name)
-        stages.append(Stage(f"{name}/export", run, needs, "export"))
-        needs = (stages[-1].name,)
+        stages.append(depending(f"{name}/export", run, needs, "export"))
+        needs = stages[-1:]
     for labels in study.scale.finetuning:
         for seed in study.scale.seeds:
             run = partial(run_finetuning, study, name, labels, seed)
-            kind = f"fine-tuning {labels}"
-            stages.append(Stage(finetuning_name(name, labels, seed), run, needs, kind))
+            text = describe(detector_config(study.scale, labels, seed))
+            kind, stage_name = (
+                f"fine-tuning {labels}",
+                finetuning_name(name, labels, seed),
+            )
+            stages.append(depending(stage_name, run, needs, kind, own=text))
     return stages
+
+
+def depending(
+    name: str,
+    run: Callable[[Path], dict],
+    needs: list[Stage],
+    kind: str,
+    size: float = 1.0,
+    own: str = "",
+) -> Stage:
+    """A stage whose figures depend on its own settings and on those of its needs."""
+    key = make_key(own, *(need.key for need in needs))
+    return Stage(name, run, tuple(need.name for need in needs), kind, size, key)
 
 
 def finetuning_name(name: str, labels: int, seed: int) -> str:
@@ -54,30 +90,32 @@ def finetuning_name(name: str, labels: int, seed: int) -> str:
 
 def search_stages(study: Study, owner: str) -> list[Stage]:
     """Pre-trainings of a part of the length, one for each learning rate."""
-    row = ROWS[owner]
+    row, stages = ROWS[owner], []
     middle = Config.fromfile(CONFIGS / row.config).optim_wrapper.optimizer.lr
     steps = round(SEARCH_LENGTH * full_length(row, study.scale))
-    return [
-        Stage(
-            f"{owner}/search-{k}",
-            partial(pretrain, study, row, float(f"{factor * middle:.2g}"), steps),
-            (PREPARE,),
-            f"pre-training {row.config}",
-            steps,
-        )
-        for k, factor in enumerate(FACTORS)
-    ]
+    for k, factor in enumerate(FACTORS):
+        lr = float(f"{factor * middle:.2g}")
+        run = partial(pretrain, study, row, lr, steps)
+        own = describe(pretraining_config(row, study.scale, lr, steps))
+        needs, kind = [prepare_stage(study)], f"pre-training {row.config}"
+        stages.append(depending(f"{owner}/search-{k}", run, needs, kind, steps, own))
+    return stages
 
 
-def pretraining_stage(study: Study, owner: str, needs: tuple) -> Stage:
+def pretraining_stage(study: Study, owner: str, needs: list[Stage]) -> Stage:
     row = ROWS[owner]
-    size = full_length(row, study.scale)
+    steps = full_length(row, study.scale)
+    own = describe(pretraining_config(row, study.scale, None, steps))
     if row.like:
         # As many multiply-adds as the other row needs: known when both were counted.
-        needs = (*needs, *(s.name for s in search_stages(study, row.like)))
-    run = partial(run_pretraining, study, owner)
-    kind = f"pre-training {row.config}"
-    return Stage(f"{owner}/pretrain", run, needs, kind, size)
+        needs = [*needs, *search_stages(study, row.like)]
+    run, kind = partial(run_pretraining, study, owner), f"pre-training {row.config}"
+    return depending(f"{owner}/pretrain", run, needs, kind, steps, own)
+
+
+def fingerprint(study: Study, name: str) -> str:
+    """SHA-256 of all settings that a row's figures depend on."""
+    return make_key(*(stage.key for stage in row_stages(study, name)))
 
 
 def best_search(study: Study, owner: str) -> dict:

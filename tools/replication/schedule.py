@@ -1,6 +1,7 @@
 """Run stages as their needs are met, some at a time; what is done stays done."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -22,17 +23,19 @@ def run_stages(
     Raises:
         InputError: of the stage that failed.
     """
-    waiting = [stage for stage in stages if not study.is_done(stage.name)]
+    waiting = [stage for stage in stages if not study.is_done(stage)]
+    undone = {stage.name for stage in waiting}
     running: dict[Future, Stage] = {}
     with ThreadPoolExecutor(jobs) as pool:
         while waiting or running:
-            for stage in ready(study, waiting)[: jobs - len(running)]:
+            for stage in ready(waiting, undone)[: jobs - len(running)]:
                 waiting.remove(stage)
                 running[pool.submit(run_stage, study, stage)] = stage
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
                 stage = running.pop(future)
                 seconds = future.result()
+                undone.discard(stage.name)
                 left = remaining(study, [*waiting, *running.values()], jobs)
                 number = len(stages) - len(waiting) - len(running)
                 print(
@@ -42,19 +45,28 @@ def run_stages(
                 after()
 
 
-def ready(study: Study, waiting: list[Stage]) -> list[Stage]:
+def ready(waiting: list[Stage], undone: set[str]) -> list[Stage]:
     """Stages whose needs are done."""
-    return [s for s in waiting if all(study.is_done(need) for need in s.needs)]
+    return [stage for stage in waiting if not undone.intersection(stage.needs)]
 
 
 def run_stage(study: Study, stage: Stage) -> float:
-    """Run a stage in its folder; its figures are written last, in one step."""
+    """Run a stage in its folder; its figures are written last, in one step.
+
+    What a killed run with the same settings left is gone on with, else removed.
+    """
     folder, start = study.folder(stage.name), time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / "settings.txt"
+    if not mark.is_file() or mark.read_text() != stage.key:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        mark.write_text(stage.key)
     kept = stage.run(folder)
     seconds = time.monotonic() - start
     partial = folder / "partial.json"
-    partial.write_text(json.dumps(kept | dict(stage_seconds=seconds)) + "\n")
+    partial.write_text(
+        json.dumps(kept | dict(key=stage.key, stage_seconds=seconds)) + "\n"
+    )
     partial.replace(folder / "done.json")
     return seconds
 

@@ -35,6 +35,7 @@ class Stage:
         run: does the work, given the stage's folder, and returns what is kept.
         needs: names of stages that must be done before.
         kind: stages of a kind take about as long as their ``size`` says.
+        key: SHA-256 of all settings that its figures depend on.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Stage:
     needs: tuple = ()
     kind: str = "other"
     size: float = 1.0
+    key: str = ""
 
 
 @dataclass
@@ -65,8 +67,10 @@ class Study:
         """What a finished stage kept."""
         return json.loads((self.folder(stage) / "done.json").read_text())
 
-    def is_done(self, stage: str) -> bool:
-        return (self.folder(stage) / "done.json").is_file()
+    def is_done(self, stage: Stage) -> bool:
+        """Whether a stage was finished with these settings."""
+        file = self.folder(stage.name) / "done.json"
+        return file.is_file() and json.loads(file.read_text())["key"] == stage.key
 
     def command(self, log: Path, *words) -> None:
         """Run a Python script of the project; its output goes to ``log``.
@@ -89,7 +93,8 @@ class Study:
                 words, stdout=out, stderr=out, env=env, pass_fds=held
             ).returncode
         if status:
-            raise InputError(f"{log}: this command failed, see the end of that file")
+            said = [t for t in log.read_text().splitlines() if t.startswith("error:")]
+            raise InputError(f"{log}: this command failed; {''.join(said[-1:])}")
 
 
 def make_data(study: Study, root: Path, out: Path) -> dict:

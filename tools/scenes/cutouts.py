@@ -31,14 +31,16 @@ class FolderCutouts:
     """RGBA pictures of ``folder``: a class per sub-folder, equal chance each.
 
     Pictures (``.png``, ``.webp``) beside sub-folders are not used; a folder
-    without sub-folders is one class, ``object``.
+    without sub-folders is one class, ``object``. ``leave_out`` names pictures that
+    are not used, as ``class/name`` without suffix.
 
     Raises:
         FileNotFoundError: the folder is missing or holds no picture.
-        ValueError: a picture cannot be read or has no usable alpha channel.
+        ValueError: a picture cannot be read or has no usable alpha channel, or one
+            that is to be left out is not there.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, leave_out=()):
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(
@@ -54,6 +56,15 @@ class FolderCutouts:
                 f"--cutouts {folder} holds no .png or .webp picture; put RGBA "
                 "cut-outs into it, best in one sub-folder per class."
             )
+        known = {f"{name}/{f.stem}" for name, files in groups.items() for f in files}
+        if unknown := sorted(set(leave_out) - known):
+            raise ValueError(
+                f"--leave-out {unknown[0]}: there is no such cut-out in {folder}."
+            )
+        groups = {
+            name: [f for f in files if f"{name}/{f.stem}" not in leave_out]
+            for name, files in groups.items()
+        }
         self.names = list(groups)
         self.pictures = [[read_cutout(f) for f in files] for files in groups.values()]
         self.stems = [[f.stem for f in files] for files in groups.values()]
@@ -63,8 +74,7 @@ class FolderCutouts:
         """The same classes, of each the cut-outs from part ``first`` to ``last``.
 
         Parts are fractions of a class's cut-outs, in an order that only the class's
-        name decides; every part of 0.1 or more has at least one cut-out of a class
-        of seven.
+        name decides.
 
         Raises:
             ValueError: a class would be left without a cut-out.
@@ -81,8 +91,8 @@ class FolderCutouts:
             taken = sorted(order[slice(*bounds)])
             if not taken:
                 raise ValueError(
-                    f"class {name} has {len(pictures)} cut-outs, too few; give "
-                    "at least seven."
+                    f"class {name} has {len(pictures)} cut-outs, too few to "
+                    "split; give more."
                 )
             part.pictures.append([pictures[k] for k in taken])
             part.stems.append([stems[k] for k in taken])

@@ -6,11 +6,11 @@ pictures of one main object), ``train/`` and ``val/`` (scenes of 1 to 6
 objects), ``annotations/train.json`` and ``annotations/val.json`` (COCO format,
 masks respect occlusion) and ``card.json`` (options, counts, checksums).
 
-With ``--split-cutouts`` the cut-outs of a class are parted: 70 % are seen in
-``pretrain/`` and ``train/``, 20 % in ``val/`` only, and 10 % in ``probe/`` only,
-which holds labelled pictures like those of ``pretrain/`` to judge features by.
-Both are then sorted into folders, CLASS/CUT-OUT/, with equally many pictures each, and
-pictures of one name have one ground: it cannot tell them apart.
+With ``--split-cutouts`` 20 % of the cut-outs of a class are seen in ``val/`` only, the
+others elsewhere. ``pretrain/`` is then sorted into folders, CLASS/CUT-OUT/, with
+equally many pictures each, and pictures of one name have one ground: it cannot tell
+them apart. ``probe/`` is sorted likewise; its pictures, of the same cut-outs on other
+crops, serve to judge features.
 
 Every picture draws from its own random generator, seeded with
 (seed, split, index): the bytes do not depend on the number of workers. They
@@ -46,11 +46,11 @@ from compose import (
 from cutouts import DrawnCutouts, FolderCutouts, digest_files
 from PIL import Image
 
-FORMAT = 1  # raise when the same options would give other pictures
+FORMAT = 2  # raise when the same options would give other pictures
 SPLITS = ("pretrain", "train", "val", "probe")  # a new one goes to the end
 SCENES = ("train", "val")
 # The part of every class's cut-outs that a split draws from.
-PARTS = dict(pretrain=(0, 0.7), train=(0, 0.7), probe=(0.7, 0.8), val=(0.8, 1))
+PARTS = dict(pretrain=(0, 0.8), train=(0, 0.8), val=(0.8, 1), probe=(0, 0.8))
 JPEG_QUALITY = 92
 
 
@@ -62,7 +62,8 @@ class Options:
     are the longest side in pixels; ``cutouts`` is a folder or None (drawn by code);
     ``classes`` is ``all`` or ``one`` (every object is an ``object``); ``grounds`` is
     a folder with photographs in ``train/`` and ``val/``, or None (scikit-image's);
-    ``split_cutouts`` gives every split its own cut-outs; ``objects`` and
+    ``split_cutouts`` gives ``val`` its own cut-outs; ``leave_out`` names cut-outs that
+    are not used, CLASS/NAME with commas between; ``objects`` and
     ``distractors`` are the most of a scene; ``smallest`` and ``main`` are the least
     that an object's longest side measures, by the side of the scene, and the main
     object's by the shorter side of its picture.
@@ -83,6 +84,7 @@ class Options:
     distractors: int = 0
     smallest: float = 0.16
     main: float = 0.4
+    leave_out: str = ""
 
     def __post_init__(self):
         lowest = dict.fromkeys((*SPLITS, "seed", "distractors"), 0) | dict(
@@ -103,6 +105,8 @@ class Options:
             raise ValueError(f"--main is {self.main}; give 0.1 to {MAIN_SCALE[1]}.")
         if self.split_cutouts and not self.cutouts:
             raise ValueError("--split-cutouts needs --cutouts DIR.")
+        if self.leave_out and not self.cutouts:
+            raise ValueError("--leave-out needs --cutouts DIR.")
         if self.probe and not self.split_cutouts:
             raise ValueError(f"--probe is {self.probe}; it needs --split-cutouts.")
 
@@ -116,7 +120,10 @@ class Options:
 
 def open_source(options):
     """The cut-outs that ``options`` ask for."""
-    return FolderCutouts(options.cutouts) if options.cutouts else DrawnCutouts()
+    if not options.cutouts:
+        return DrawnCutouts()
+    left_out = [name for name in options.leave_out.split(",") if name]
+    return FolderCutouts(options.cutouts, left_out)
 
 
 def open_grounds(options):
@@ -134,6 +141,8 @@ class Composer:
 
     def __init__(self, out, options):
         self.out, self.options = Path(out), options
+        # Its results are not those of builds without it, on other processors say.
+        cv2.ipp.setUseIPP(False)
         source = open_source(options)
         self.sources = dict.fromkeys(SPLITS, source)
         if options.split_cutouts:
@@ -157,9 +166,9 @@ class Composer:
             label, stem, main = source.single(number)
             folder = folder / source.names[label] / stem
             folder.mkdir(parents=True, exist_ok=True)
-            seed = [self.options.seed, len(SPLITS) + SPLITS.index(split), name]
-            ground = grounds.sample(np.random.default_rng(seed), size, size)
-            grounds = Fixed(ground)
+        if main is not None and split == "pretrain":
+            seed = [self.options.seed, len(SPLITS), name]
+            grounds = Fixed(grounds.sample(np.random.default_rng(seed), size, size))
         image = compose_object(rng, source, grounds, size, main, scale)
         save(image, folder, name)
         return []
@@ -267,7 +276,7 @@ def make_card(out, options, source, notes, names):
             "measures new arrangements of known objects, not new objects."
         )
     if options.split_cutouts:
-        reuse = "val and probe show cut-outs that no other split shows."
+        reuse = "val shows cut-outs that no other split shows."
     grounds = [f"skimage/data/{name}" for name in GROUNDS]
     if options.grounds:
         files = sorted(Path(options.grounds).rglob("*.*"))
@@ -425,7 +434,13 @@ def parse_args(argv):
     parser.add_argument(
         "--split-cutouts",
         action="store_true",
-        help="val and probe show cut-outs that no other split shows",
+        help="val shows cut-outs that no other split shows",
+    )
+    parser.add_argument(
+        "--leave-out",
+        metavar="CLASS/NAME,...",
+        default=default.leave_out,
+        help="cut-outs that are not used",
     )
     for name, text in dict(
         objects="most objects of a scene", distractors="most distractors of a scene"

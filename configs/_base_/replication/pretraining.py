@@ -59,7 +59,7 @@ param_scheduler = [
 train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters)
 default_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(interval=max_iters // 4, max_keep_ckpts=1),
+    checkpoint=dict(interval=max_iters // 4, max_keep_ckpts=2),
 )
 custom_hooks = [
     dict(type="NonFiniteLossHook"),
