@@ -283,19 +283,19 @@ def parted(tmp_path_factory):
     rng = np.random.default_rng(0)
     for name, count in dict(red=7, blue=10).items():
         for k in range(count):
-            save_disc(root / "cut" / name / f"{k}.png", (255, 20 * k, 0))
+            save_disc(root / "cutouts" / name / f"{k}.png", (255, 20 * k, 0))
     for split, low in dict(train=0, val=128).items():
         (root / "grounds" / split).mkdir(parents=True)
         noise = rng.integers(low, low + 128, (300, 300, 3), dtype=np.uint8)
         Image.fromarray(noise).save(root / "grounds" / split / "a.png")
     options = make_scenes.Options(
-        pretrain=24,
+        pretrain=28,
         train=6,
         val=6,
-        probe=4,
+        probe=14,
         object_size=48,
         scene_size=96,
-        cutouts=str(root / "cut"),
+        cutouts=str(root / "cutouts"),
         grounds=str(root / "grounds"),
         split_cutouts=True,
         objects=8,
@@ -312,9 +312,9 @@ def test_parts_of_cutouts_are_disjoint_and_whole():
     source.stems = [[f"a{k}" for k in range(7)], [f"b{k}" for k in range(65)]]
     source.pictures = source.stems
     parts = {name: source.part(*p) for name, p in make_scenes.PARTS.items()}
-    assert parts["pretrain"].stems == parts["train"].stems
+    assert parts["pretrain"].stems == parts["train"].stems == parts["probe"].stems
     for index, stems in enumerate(source.stems):
-        found = [parts[p].stems[index] for p in ("train", "probe", "val")]
+        found = [parts[p].stems[index] for p in ("train", "val")]
         assert sorted(sum(found, [])) == sorted(stems)
         assert min(map(len, found)) >= 1
     assert [parts["train"].single(k)[1] for k in range(len(parts["train"]))] == sum(
@@ -322,19 +322,18 @@ def test_parts_of_cutouts_are_disjoint_and_whole():
     )
     source.stems, source.pictures, source.names = [["a"]], [["a"]], ["a"]
     with pytest.raises(ValueError, match="class a has 1 cut-outs"):
-        source.part(0.7, 0.8)
+        source.part(0.8, 1)
 
 
 def test_split_set_is_sorted_into_folders(parted):
     root, card, _ = parted
-    assert card["images"] == dict(pretrain=24, train=6, val=6, probe=4)
+    assert card["images"] == dict(pretrain=28, train=6, val=6, probe=14)
     seen = {
         split: {f.parent.relative_to(root / "set" / split).as_posix() for f in files}
         for split in ("pretrain", "probe")
         if (files := list((root / "set" / split).rglob("*.jpg")))
     }
-    assert len(seen["pretrain"]) == 5 + 7 and len(seen["probe"]) == 2
-    assert not seen["pretrain"] & seen["probe"]
+    assert len(seen["pretrain"]) == 6 + 8 and seen["probe"] == seen["pretrain"]
     counts = [
         len(list((root / "set/pretrain" / f).iterdir())) for f in seen["pretrain"]
     ]
@@ -483,3 +482,25 @@ def test_draw_detections_names_bad_files(data, tmp_path, capsys):
         error = capsys.readouterr().err
         assert part in error and len(error.splitlines()) == 1
     assert not (tmp_path / "grid.png").exists()
+
+
+def test_shares_of_variance_are_those_of_sums():
+    """Features that are a ground's part plus an object's, of known variances."""
+    object_or_ground = load("object_or_ground")
+    rng = np.random.default_rng(0)
+    ground, thing = rng.normal(size=(5, 1, 3)), rng.normal(size=(1, 7, 3))
+    features = object_or_ground.torch.from_numpy(2 * ground + thing)
+    parts = object_or_ground.shares(features)
+    wanted = [(2 * ground).var((0, 1)).sum(), thing.var((0, 1)).sum()]
+    assert np.allclose(parts, np.array(wanted) / sum(wanted))
+    assert np.isclose(sum(parts), 1)
+
+
+def test_grid_has_a_ground_in_each_row(parted):
+    object_or_ground = load("object_or_ground")
+    grid = object_or_ground.compose_grid(parted[0], 48, 3)
+    assert grid.shape == (3, 3, 3, 48, 48)
+    corners = grid[..., :4, :4]
+    assert (corners == corners[:, :1]).all() and not (corners == corners[:1]).all()
+    middle = grid[:, :, :, 22:26, 22:26]
+    assert (middle - middle[:1]).abs().max() < 1e-4

@@ -32,8 +32,8 @@ OWN = [name for name, row in rows.ROWS.items() if row.config]
 # Shrinks everything to seconds; what the configs have beside these stays.
 TINY = rows.Scale(
     data=dict(
-        pretrain=90 * 2,
-        probe=18,
+        pretrain=2 * 18 * 6,
+        probe=18 * 6,
         train=20,
         val=8,
         object_size=48,
@@ -161,14 +161,15 @@ def test_fingerprint_follows_what_a_row_needs():
         replace(TINY, seeds=(0,)),
         replace(TINY, finetuning={100: 3}),
         replace(TINY, data=TINY.data | dict(seed=1)),
-        replace(TINY, detector=TINY.detector | {"randomness.seed": 5}),
+        replace(TINY, detector={"optim_wrapper.optimizer.lr": 5.0}),
     ):
         both = keys(scale, "mcl", "mocov2")
         assert both[0] != ours and both[1] != other
 
 
-@pytest.mark.parametrize("folder", ["/a/", "/jürgen \\'" + "x" * 150 + "/"])
+@pytest.mark.parametrize("folder", ["/a/", "/jürgen" + "x" * 150 + "/"])
 def test_fingerprint_does_not_depend_on_the_folder(monkeypatch, folder):
+    monkeypatch.setenv(rows.DATA_VARIABLE, "/b/")
     before = keys(TINY, "mcl", "random")
     monkeypatch.setenv(rows.DATA_VARIABLE, folder)
     assert keys(TINY, "mcl", "random") == before
@@ -253,6 +254,20 @@ def test_search_is_judged_by_neighbours(tmp_path):
         folder.mkdir(parents=True)
         (folder / "done.json").write_text(json.dumps(dict(lr=lr, knn=knn)))
     assert plan.best_search(study, "mcl")["lr"] == 0.3
+
+
+@pytest.mark.parametrize("words", ["loss is not finite at iteration 3", "disk full"])
+def test_a_rate_that_diverges_loses_the_search(study, tmp_path, monkeypatch, words):
+    def fail(*args):
+        raise InputError(f"log.txt: this command failed; error: {words}")
+
+    monkeypatch.setattr(plan, "pretrain", fail)
+    try_it = (study, rows.ROWS["mcl"], 9.0, 4, tmp_path)
+    if "finite" in words:
+        assert plan.try_rate(*try_it)["knn"] == 0
+    else:
+        with pytest.raises(InputError, match="disk full"):
+            plan.try_rate(*try_it)
 
 
 def test_plan_shares_a_pretraining_and_counts_for_equal_work(study, monkeypatch):

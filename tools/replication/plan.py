@@ -8,17 +8,29 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mcl.errors import InputError
+
 from .rows import (
     CONFIGS,
     FACTORS,
     ROWS,
     SEARCH_LENGTH,
+    Row,
     describe,
     detector_config,
     full_length,
     pretraining_config,
 )
-from .stages import Stage, Study, export_start, finetune, make_data, pretrain
+from .stages import (
+    Stage,
+    Study,
+    export_start,
+    finetune,
+    make_data,
+    pretrain,
+    read_log,
+    training_seconds,
+)
 
 PREPARE = "prepare"
 # Raise when the same settings would give other figures.
@@ -95,11 +107,27 @@ def search_stages(study: Study, owner: str) -> list[Stage]:
     steps = round(SEARCH_LENGTH * full_length(row, study.scale))
     for k, factor in enumerate(FACTORS):
         lr = float(f"{factor * middle:.2g}")
-        run = partial(pretrain, study, row, lr, steps)
+        run = partial(try_rate, study, row, lr, steps)
         own = describe(pretraining_config(row, study.scale, lr, steps))
         needs, kind = [prepare_stage(study)], f"pre-training {row.config}"
         stages.append(depending(f"{owner}/search-{k}", run, needs, kind, steps, own))
     return stages
+
+
+def try_rate(study: Study, row: Row, lr: float, steps: int, out: Path) -> dict:
+    """A run of the search; one that a too high rate ends recognises nothing."""
+    try:
+        return pretrain(study, row, lr, steps, out)
+    except InputError as error:
+        if "not finite" not in str(error):
+            raise
+        return dict(
+            config=f"configs/replication/{row.config}",
+            steps=steps,
+            lr=lr,
+            knn=0.0,
+            seconds=training_seconds(read_log(out)),
+        )
 
 
 def pretraining_stage(study: Study, owner: str, needs: list[Stage]) -> Stage:
