@@ -43,7 +43,16 @@ def row(name, aps, few=(), pretraining=None):
         scale="small",
         config_sha256="ab" * 32,
         data_sha256="cd" * 32,
-        machine=dict(cpu="A CPU", cores=2, gpu=None, torch="2.15.0", python="3.11.7"),
+        machine=dict(
+            cpu="A CPU",
+            cpu_flags="avx2",
+            cores=2,
+            gpu=None,
+            torch="2.15.0",
+            python="3.11.7",
+            jobs=2,
+            threads=1,
+        ),
         pretraining=pretraining,
         finetuning=runs,
     )

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import re
 
 import numpy as np
 import pytest
@@ -134,12 +135,21 @@ def test_the_better_of_two_or_the_one_that_was_run():
     claim = claims.CLAIMS[1]
     both = claim.judge(scale(mcl=HIGH, mocov2=LOW, densecl=(0.12, 0.13, 0.12)))
     assert "Judged against DenseCL, the better one." in both.detail
-    one = claim.judge(scale(mcl=HIGH, mocov2=LOW))
-    assert one.verdict == claims.HELD
-    assert "Judged against MoCo v2, the only one that can be." in one.detail
-    assert "With all labels, DenseCL not run." in one.detail
     short = claim.judge(scale(mcl=HIGH, mocov2=LOW, densecl=(0.9,)))
-    assert short.verdict == claims.HELD and "one seed in common" in short.detail
+    assert short.verdict == claims.MISSING and "one seed in common" in short.detail
+
+
+@pytest.mark.parametrize("other, title", [("mocov2", "DenseCL"), ("densecl", "MoCo")])
+def test_one_of_two_refutes_but_does_not_bear_out(other, title):
+    claim = claims.CLAIMS[1]
+    alone = claim.judge(scale(mcl=HIGH, **{other: LOW}))
+    assert alone.verdict == claims.MISSING
+    assert alone.detail.startswith(f"With all labels, {title}")
+    assert " alone it would hold: the ratio is 1.1 or more" in alone.detail
+    assert "10.5 ± 0.50 box AP with all labels (seeds 0, 1 and 2)" in alone.detail
+    refuted = claim.judge(scale(mcl=LOW, **{other: HIGH}))
+    assert refuted.verdict == claims.NOT_HELD
+    assert "which refutes it alone. With all labels, " in refuted.detail
 
 
 def test_supervised_may_be_too_high_as_well_as_too_low():
@@ -150,11 +160,34 @@ def test_supervised_may_be_too_high_as_well_as_too_low():
     assert claim.judge(scale(mcl=LOW, mcl_sup=HIGH)).verdict == "not held"
 
 
-def test_no_loss_names_the_loss_that_is_possible():
-    compared = spread.compare({0: 0.10, 1: 0.12}, {0: 0.11, 1: 0.11})
-    ruling = claims.not_below(compared)
-    loss = -100 * compared.interval[0]
-    assert ruling.held and ruling.why.endswith(f"a loss of {loss:.2f} is not excluded")
+FULL = (0.4, 0.4, 0.4)  # of which the limit is 0.02
+
+
+@pytest.mark.parametrize(
+    "differences, held, begins",
+    [
+        # Three seeds m - d, m, m + d: the interval reaches 2.484 d to each side.
+        ((-0.004, 0.0, 0.004), True, "the interval of the difference is above -2.00"),
+        ((-0.012, -0.01, -0.008), True, "the interval of the difference is above -2"),
+        (
+            (-0.01, 0.0, 0.01),
+            False,
+            "it is not shown: .* reaches down to -2.48; .*-2.0",
+        ),
+        ((-0.2, 0.1, 0.4), False, "it is not shown"),
+        ((-0.018, -0.015, -0.012), False, "it is shown to be worse: .* down to -2.25"),
+        ((-0.032, -0.03, -0.028), False, "it is shown to be worse"),
+    ],
+)
+def test_little_loss_takes_evidence(differences, held, begins):
+    first = {k: f + d for k, (f, d) in enumerate(zip(FULL, differences, strict=True))}
+    compared = spread.compare(first, dict(enumerate(FULL)))
+    ruling = claims.at_most_below(claims.MARGIN)(compared)
+    assert ruling.held == held and re.match(begins, ruling.why)
+    assert ruling.why.endswith("5 % of the other's mean") != (
+        ", though below 0" in ruling.why
+    )
+    assert (", though below 0" in ruling.why) == (held and max(differences) < 0)
 
 
 def test_a_gain_without_a_ratio_is_not_judged():

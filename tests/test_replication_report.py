@@ -10,7 +10,7 @@ from PIL import Image
 
 from mcl.errors import InputError
 
-from .conftest import run_main
+from .conftest import ROOT, run_main
 from .replication_results import (
     HIGH,
     LOW,
@@ -28,8 +28,10 @@ from .replication_results import (
 )
 
 claims = importlib.import_module("claims")
+measure = importlib.import_module("measure")
 plots = importlib.import_module("report_plots")
 report = importlib.import_module("report")
+card = importlib.import_module("report_card")
 wording = importlib.import_module("wording")
 
 
@@ -76,6 +78,27 @@ def test_rows_of_different_data_are_not_compared(tmp_path):
     other = dict(row("random", LOW), data_sha256="other")
     write(tmp_path, dict(mcl=row("mcl", HIGH), random=other))
     with pytest.raises(InputError, match="data_sha256 differs.*other: random"):
+        collected.read_scales(tmp_path)
+
+
+@pytest.mark.parametrize("field, value", [("steps", 401), ("images", 49)])
+@pytest.mark.parametrize("labels", collected.LABELS)
+def test_fine_tunings_of_different_protocols_are_not_compared(
+    tmp_path, field, value, labels
+):
+    rows = {name: row(name, HIGH, LOW) for name in ("random", "mcl")}
+    collected.read_scales(write(tmp_path, rows))
+    runs = [r for r in rows["mcl"]["finetuning"] if r["labels"] == labels]
+    for run in runs:
+        run[field] = value
+    write(tmp_path, rows)
+    words = f"labels={labels} differs .*: random; .*{value} {field}.*: mcl"
+    with pytest.raises(InputError, match=words):
+        collected.read_scales(tmp_path)
+    runs[1][field] = 7
+    write(tmp_path, rows)
+    words = f"mcl.json: .*labels={labels} differs .*: seed 0, seed 2; .*: seed 1"
+    with pytest.raises(InputError, match=words):
         collected.read_scales(tmp_path)
 
 
@@ -149,9 +172,18 @@ def test_the_document_follows_every_number_of_the_files(tmp_path):
     write(tmp_path, rows, data, "Remark.")
     before = text(tmp_path)
     for path in leaves(rows["mcl"]):
-        if not NOT_SHOWN & set(path) and path[-1] != "seed":
+        # Steps and images of one fine-tuning are those of all.
+        common = "finetuning" in path and path[-1] in ("steps", "images")
+        if not NOT_SHOWN & set(path) and path[-1] != "seed" and not common:
             write(tmp_path, dict(mcl=changed(rows["mcl"], path)))
             assert text(tmp_path) != before, path
+    for field in ("steps", "images"):
+        others = copy.deepcopy(rows)
+        for content in others.values():
+            for run in content["finetuning"]:
+                run[field] += run["labels"] == 10
+        write(tmp_path, others)
+        assert text(tmp_path) != before, field
     write(tmp_path, rows)
     for path in leaves(data):
         if not {"examples", "categories", "grounds"} & set(path):
@@ -178,8 +210,10 @@ def test_no_figure_is_typed_into_the_document(tmp_path):
         found.append(set(re.findall(r"\d{2,}[.,]\d+|\d[.,]\d{3,}|\d{3,}", text(root))))
     assert set.intersection(*found) <= {"100", "0.001", "256"}  # points, p, SHA-256
     assert all(len(numbers) > 50 for numbers in found)
-    prose = report.READING, report.card.PAPER, report.card.ONE_PRETRAINING
-    assert set(re.findall(r"\d+", " ".join(prose))) == {"95", "100", "0"}
+    prose = report.READING, card.PAPER, card.ONE_PRETRAINING, card.VIEWS, card.AGNOSTIC
+    assert set(re.findall(r"\b\d+", " ".join(prose))) == {"95", "100", "0"}
+    known = {str(measure.NEIGHBOURS), str(measure.BANK_PER_CUTOUT), "1"}  # top-1
+    assert set(re.findall(r"\d+", card.RECOGNITION)) == known
 
 
 def test_claims_that_did_not_hold_come_first(tmp_path):
@@ -231,11 +265,62 @@ def test_a_learning_rate_at_the_edge_or_against_knn_is_told():
     assert found == dict(edge=["DenseCL"], other=["MoCo v2"])
 
 
+def test_the_cost_tells_how_stages_shared_the_machine(tmp_path):
+    rows = {name: row(name, (0.1,)) for name in ("random", "mcl", "byol", "sup")}
+    rows["mcl"]["machine"] |= dict(jobs=1, threads=2)
+    for key in ("jobs", "threads", "cpu_flags"):
+        del rows["byol"]["machine"][key]
+    write(tmp_path, rows)
+    found = " ".join(text(tmp_path).split())
+    versions = "2 cores, PyTorch 2.15.0, Python 3.11.7"
+    for line in (
+        f"- A: A CPU (avx2), {versions}; 2 stages at a time, 1 thread each.",
+        f"- B: A CPU (avx2), {versions}; 1 stage at a time, 2 threads each.",
+        f"- C: A CPU, {versions}; how many stages ran at a time was not recorded.",
+    ):
+        assert line in found
+    assert re.search(r"\| supervised classification \|[^|]*(\|[^|]*){5}\| A \|", found)
+    assert "as many ran at a time, with as many threads each, as is said" in found
+
+
+def test_the_protocol_names_what_the_configs_set(monkeypatch, tmp_path):
+    assert "0.1 for MCL and BYOL, 0.01 for MoCo v2 and DenseCL;" in card.momenta()
+    for name in card.AVERAGED:
+        key = "momentum" if name == "mocov2" else "base_momentum"
+        (tmp_path / f"{name}.py").write_text(f"model = dict({key}=0.{len(name)})")
+    monkeypatch.setattr(card, "CONFIGS", tmp_path)
+    assert "0.3 for MCL, 0.4 for BYOL, 0.6 for MoCo v2, 0.7 for DenseCL;" in (
+        card.momenta()
+    )
+
+
+def test_how_to_run_it_again(tmp_path):
+    found = text(write(tmp_path, {"mcl": row("mcl", HIGH)}))
+    assert "    python tools/replicate.py small --root packages  # data" in found
+    assert "    python tools/replicate.py small --report         # this" in found
+    assert "materials.py" not in found
+    target = re.search(r"\(\.\./README\.md#(.+)\)", found).group(1)
+    titles_there = re.findall(r"^## (.+)", (ROOT / "README.md").read_text(), re.M)
+    anchors = [
+        re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles_there
+    ]
+    assert target in anchors
+
+
+def test_the_rows_name_configs_that_are_there():
+    planned = importlib.import_module("rows").ROWS
+    for name, planned_row in planned.items():
+        if planned_row.config:
+            assert (card.CONFIGS / planned_row.config).is_file(), name
+    half = planned["mcl-half-batch"]
+    assert (half.config, half.batch) == ("mcl.py", 0.5)
+
+
 def test_what_rows_share_is_paid_once():
     rows = {name: row(name, (0.1,)) for name in ("random", "mcl", "mcl-backbone")}
     for name in ("mcl", "mcl-backbone"):
         rows[name]["pretraining"] = pretraining("mcl")
-    found = report.card.hours(collected.Scale("small", rows, {}, ""))
+    found = card.hours(collected.Scale("small", rows, {}, ""))
     assert found == pytest.approx((3 * 200 + 1413 + 3 * 351) / 3600)
 
 

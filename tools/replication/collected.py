@@ -1,6 +1,7 @@
 """Read the committed result files of a scale, and refuse what cannot be compared."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,7 +113,50 @@ def read_row(file: Path) -> dict:
         if key in seen:
             raise InputError(f"{file}: labels={key[0]} seed={key[1]} is there twice")
         seen.add(key)
+    runs = row.get("finetuning", [])
+    check_protocols(file, [(f"seed {run['seed']}", run) for run in runs])
     return row
+
+
+def check_protocols(place: Path, runs: list[tuple[str, dict]]) -> None:
+    """Refuse fine-tunings with as many labels but other steps or images.
+
+    Args:
+        place: what the error begins with.
+        runs: fine-tunings, each with the name that the error gives it.
+    """
+    for labels in LABELS:
+        protocols = (
+            (f"{run.get('steps')} steps, {run.get('images')} images", name)
+            for name, run in runs
+            if run["labels"] == labels
+        )
+        field = f"the fine-tuning with labels={labels}"
+        expect_one(place, field, protocols, "fine-tunings of different protocols")
+
+
+def expect_one(
+    place: Path, field: str, found: Iterable[tuple[Any, str]], what: str
+) -> None:
+    """Refuse values that differ.
+
+    Args:
+        place: what the error begins with.
+        field: what must not differ.
+        found: each value with the name of what has it.
+        what: those that cannot be compared where it does.
+    """
+    names: dict[Any, list[str]] = {}
+    for value, name in found:
+        have = names.setdefault(value, [])
+        if name not in have:
+            have.append(name)
+    if len(names) > 1:
+        words = "; ".join(f"{value}: {', '.join(n)}" for value, n in names.items())
+        raise InputError(
+            f"{place}: {field} differs ({words}); {what} cannot be compared, so run "
+            "them again alike"
+        )
 
 
 def read_scale(folder: Path) -> Scale:
@@ -120,7 +164,7 @@ def read_scale(folder: Path) -> Scale:
 
     Raises:
         InputError: when a file is none of the replication's, or the rows were not made
-            with one data set.
+            with one data set and fine-tuned by one protocol.
     """
     files = {f.stem: f for f in folder.glob("*.json") if f.name != "data.json"}
     unknown = sorted(set(files) - set(NAMES))
@@ -130,15 +174,10 @@ def read_scale(folder: Path) -> Scale:
             f"{', '.join(NAMES)}"
         )
     rows = {name: read_row(files[name]) for name in NAMES if name in files}
-    sums = {}
-    for name, row in rows.items():
-        sums.setdefault(row.get("data_sha256"), []).append(name)
-    if len(sums) > 1:
-        words = "; ".join(f"{key}: {', '.join(names)}" for key, names in sums.items())
-        raise InputError(
-            f"{folder}: data_sha256 differs ({words}); rows of different data cannot "
-            "be compared, so run them again on one"
-        )
+    sums = ((row.get("data_sha256"), name) for name, row in rows.items())
+    expect_one(folder, "data_sha256", sums, "rows of different data")
+    runs = [(n, run) for n, row in rows.items() for run in row.get("finetuning", [])]
+    check_protocols(folder, runs)
     data, notes = folder / "data.json", folder / "notes.md"
     return Scale(
         folder.name,

@@ -36,15 +36,21 @@ READING = (
     "of the means, its interval from the t interval of the seeds' log ratios. The p "
     "values are of single comparisons and not corrected for their number. A claim that "
     "names a factor holds where the ratio of the means reaches it and the lowest seed "
-    "is above the highest of the other row; that one row is above another holds where "
-    "the interval of the difference is above 0. `python tools/replication/report.py` "
+    "is above the highest of the other row; against the better of two rows it holds "
+    "only where both were run. That one row is above another holds where the interval "
+    "of the difference is above 0; that it is at most a share below another, where the "
+    "interval is above the loss of that share. `python tools/replication/report.py` "
     "writes this document from `docs/replication/results/`; no number in it is typed "
     'by hand, apart from remarks under "What moved it".'
 )
 COMMANDS = (
-    ("tools/replication/materials.py OUT", "the pictures, from Debian packages"),
-    ("tools/replicate.py {scale}", "data and all rows; goes on where it ended"),
-    ("tools/replicate.py {scale} --report", "this document from the results"),
+    ("--root packages", "data and all rows; goes on where it ended"),
+    ("--report", "this document from the results"),
+)
+PACKAGES = (
+    "`packages` is a folder into which the Debian packages of the cut-outs and grounds "
+    "were unpacked with `dpkg -x`; the [README]"
+    "(../README.md#does-it-help-a-replication-that-you-can-rerun) says which."
 )
 
 
@@ -145,7 +151,7 @@ def document(scales: list[Scale], folder: str) -> str:
     for scale in scales:
         parts += chapter(scale, folder)
     absent = [f"Scale `{n}` was not run." for n in SCALES if n not in names(scales)]
-    parts += [*absent, "## Run it again"]
+    parts += [*absent, "## Run it again", paragraph(PACKAGES)]
     parts += [commands(scale) for scale in scales]
     parts += ["## The rows", tables.rows_explained()]
     return "\n\n".join(parts) + "\n"
@@ -153,7 +159,8 @@ def document(scales: list[Scale], folder: str) -> str:
 
 def commands(scale: Scale) -> str:
     """What to type, as a block of code."""
-    typed = [(f"python {c.format(scale=scale.name)}", why) for c, why in COMMANDS]
+    tool = f"python tools/replicate.py {scale.name}"
+    typed = [(f"{tool} {options}", why) for options, why in COMMANDS]
     width = max(len(command) for command, _ in typed)
     return "\n".join(f"    {c.ljust(width)}  # {why}" for c, why in typed)
 

@@ -1,14 +1,20 @@
 """What the document says about a scale's data and protocol."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import report_tables as tables
 from collected import Scale
+from measure import BANK_PER_CUTOUT, NEIGHBOURS
+from mmengine.config import Config
 from titles import TITLES
-from wording import bullet, listed, paragraph
+from wording import bullet, listed, paragraph, plain
 
+CONFIGS = Path(__file__).resolve().parents[2] / "configs/replication"
+AVERAGED = ("mcl", "byol", "mocov2", "densecl")  # have an average of their weights
 PAPER = (
     "The paper pre-trains on ImageNet, on many GPUs with thousands of images a step, "
     "and fine-tunes on COCO. Here the images are composed from cut-outs and grounds, "
@@ -17,10 +23,27 @@ PAPER = (
     "its scale and with nothing outside."
 )
 ONE_PRETRAINING = (
-    "Each row was pre-trained once. The seeds are of fine-tuning: the spread holds the "
-    "noise of fine-tuning and not that of pre-training, so a difference outside the "
-    "spread may still be one between two pre-trainings. Fine-tunings of one seed see "
-    "the same images in the same order, whatever they start from."
+    "Each row was pre-trained once, on one draw of the cut-outs. The seeds are of "
+    "fine-tuning: the spread leaves out the draw of the cut-outs and of pre-training, "
+    "so a difference outside the spread may still be one between two pre-trainings. "
+    "Fine-tunings of one seed share the order of the scenes and the part of the "
+    "labels, whatever they start from, but not the initial weights of new layers."
+)
+VIEWS = (
+    "Each method has its own published augmentations, with the blur scaled to the size "
+    "of the crops; BYOL here takes MoCo v2's views. The queue of MoCo v2 and DenseCL "
+    "is as short as one round over the cut-outs, because the images of a round share "
+    "their ground: those of other rounds would be told apart by theirs."
+)
+AGNOSTIC = (
+    "Class-agnostic AP is of the same detections, with classes ignored in matching; "
+    "their non-maximum suppression was by class."
+)
+RECOGNITION = (
+    "kNN is the recognition of instances: pictures of known cut-outs, on grounds never "
+    f"seen with them, get the vote of their {NEIGHBOURS} nearest neighbours among "
+    f"{BANK_PER_CUTOUT} pictures of each known cut-out. The figure is the top-1 "
+    "accuracy among all cut-outs of pre-training; it chooses the learning rate."
 )
 
 
@@ -78,8 +101,8 @@ def search(scale: Scale) -> list[str]:
         return [paragraph("No search was run.")]
     found = tables.edges(scale)
     text = (
-        "Each learning rate was tried for the steps given, and judged by kNN accuracy, "
-        "never by detection AP."
+        "Each learning rate was tried for the steps given, and judged by kNN accuracy "
+        "(see Protocol), never by detection AP."
     )
     if found["edge"]:
         text += (
@@ -95,9 +118,10 @@ def search(scale: Scale) -> list[str]:
 def cost(scale: Scale) -> list[str]:
     """Paragraphs on what each row took."""
     text = (
-        f"All rows together took {hours(scale):.1f} hours; what several rows share is "
-        "counted once. Multiply-adds are those of forward and backward passes of "
-        "pre-training."
+        f"The trainings of all rows add up to {hours(scale):.1f} hours; what several "
+        "rows share is counted once. Seconds are of stages of which as many ran at a "
+        "time, with as many threads each, as is said of the machine below. "
+        "Multiply-adds are those of forward and backward passes of pre-training."
     )
     machines = [
         bullet(f"{letter}: {words}.")
@@ -128,8 +152,29 @@ def protocol(scale: Scale) -> list[str]:
         paragraph(ONE_PRETRAINING),
         tables.lengths(scale),
         tables.tunings(scale),
+        paragraph(f"{VIEWS} {momenta()}"),
+        paragraph(f"{RECOGNITION} {AGNOSTIC}"),
         paragraph(PAPER),
     ]
+
+
+def momenta() -> str:
+    """The momentum of each average of weights, as the configs have it."""
+    groups = defaultdict(list)
+    for name in AVERAGED:
+        model = Config.fromfile(
+            CONFIGS / f"{name}.py",
+            import_custom_modules=False,
+            use_environment_variables=False,
+        ).model
+        value = model.get("base_momentum", model.get("momentum"))
+        groups[value].append(TITLES[name])
+    values = [f"{plain(v)} for {listed(titles)}" for v, titles in groups.items()]
+    return (
+        "The momentum of the average of the weights, the share of the new ones in a "
+        "step, was set by hand before, per method, and the search does not cover it: "
+        f"{', '.join(values)}; where it changes during training, this is its start."
+    )
 
 
 def missing(scale: Scale) -> str:

@@ -11,6 +11,7 @@ from wording import (
     NOT_RUN,
     NOTHING,
     bounds,
+    counted,
     number,
     p_value,
     percent,
@@ -208,9 +209,11 @@ def costs(scale: Scale) -> str:
 
 
 def machine_words(content: dict) -> str:
-    """The machine of a result file in one line."""
+    """The machine of a result file in one line, and how stages shared it."""
     machine = content.get("machine") or {}
-    parts = [f"{machine.get('cpu', 'CPU not named')}, {machine.get('cores')} cores"]
+    flags = f" ({machine['cpu_flags']})" if machine.get("cpu_flags") else ""
+    cpu = f"{machine.get('cpu', 'CPU not named')}{flags}"
+    parts = [f"{cpu}, {machine.get('cores')} cores"]
     if machine.get("gpu"):
         parts.append(machine["gpu"])
     parts += [
@@ -218,7 +221,15 @@ def machine_words(content: dict) -> str:
         for key, title in (("torch", "PyTorch"), ("python", "Python"))
         if machine.get(key)
     ]
-    return ", ".join(parts)
+    return f"{', '.join(parts)}; {sharing(machine)}"
+
+
+def sharing(machine: dict) -> str:
+    """How many stages ran at a time, with how many threads each."""
+    jobs, threads = machine.get("jobs"), machine.get("threads")
+    if jobs is None or threads is None:
+        return "how many stages ran at a time was not recorded"
+    return f"{counted(jobs, 'stage')} at a time, {counted(threads, 'thread')} each"
 
 
 def machine_names(scale: Scale) -> dict[str, str]:
@@ -236,19 +247,14 @@ def rows_explained() -> str:
 
 
 def tunings(scale: Scale) -> str:
-    """Images and steps of fine-tuning, with the rows that differ in a line apart."""
-    groups = defaultdict(list)
+    """Images and steps of fine-tuning, in which all rows agree."""
+    lines = []
     for labels in LABELS:
-        for row in NAMES:
-            for run in scale.runs(row, labels):
-                key = labels, run.get("images"), run.get("steps")
-                if TITLES[row] not in groups[key]:
-                    groups[key].append(TITLES[row])
-    lines = [
-        (share(labels), plain(images), plain(steps), "; ".join(titles))
-        for (labels, images, steps), titles in groups.items()
-    ]
-    return table(("with", "images", "steps", "starts"), lines)
+        runs = [run for row in NAMES for run in scale.runs(row, labels)]
+        if runs:
+            figures = [plain(runs[0].get(key)) for key in ("images", "steps")]
+            lines.append((share(labels), *figures))
+    return table(("with", "images", "steps"), lines)
 
 
 def checksums(sums: dict[str, str]) -> str:

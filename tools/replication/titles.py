@@ -32,7 +32,11 @@ ROWS = (
     Row(
         "mcl-full", "MCL with full computation", "all tiles of all canvases and levels"
     ),
-    Row("mcl-half-batch", "MCL with half the batch", "half as many images in a step"),
+    Row(
+        "mcl-half-batch",
+        "MCL with half the batch",
+        "half as many images in a step, twice the steps",
+    ),
     Row("mcl-quarter", "MCL a quarter as long", "a quarter of MCL's steps"),
     Row("mocov2-quarter", "MoCo v2 a quarter as long", "a quarter of MoCo v2's steps"),
 )

@@ -107,6 +107,11 @@ def listed(words: Sequence[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things."""
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
 def seeds(compared: Comparison) -> str:
     """Which seeds two rows share."""
     if not compared.seeds:
