@@ -142,13 +142,12 @@ def run_rows(study: Study, args: argparse.Namespace, jobs: int) -> None:
     stages = plan(study, names, args.root)
     run_stages(study, stages[:1], 1)
     keep_data(study, folder)
-    done = set()
+    unfinished = {name: row_stages(study, name) for name in names}
 
     def keep_rows() -> None:
-        for name in names:
-            own = row_stages(study, name)
-            if name not in done and all(study.is_done(s) for s in own):
-                done.add(name)
+        for name in list(unfinished):
+            if all(study.is_done(stage) for stage in unfinished[name]):
+                del unfinished[name]
                 write_row(study, args.scale, name, folder, jobs)
                 write_report(args)
 

@@ -110,7 +110,7 @@ def make_data(study: Study, root: Path, out: Path) -> dict:
         ROOT / "tools/scenes/make_scenes.py",
         study.data,
         *("--cutouts", materials / "cutouts", "--grounds", materials / "grounds"),
-        *("--workers", os.cpu_count() or 1),
+        *("--workers", os.cpu_count() or 1, "--overwrite"),
         *words,
     )
     draw_parts(study, log)
