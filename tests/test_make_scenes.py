@@ -186,6 +186,8 @@ def test_other_options_are_refused(tmp_path, capsys):
     assert str(out) in error and "--overwrite" in error and "seed" in error
     status, _, _ = run(capsys, *words, "--seed", 3, "--overwrite")
     assert status == 0
+    _, text, _ = run(capsys, *words, "--seed", 3, "--overwrite")
+    assert "nothing to do" in text
     assert json.loads((out / "card.json").read_text())["options"]["seed"] == 3
 
 

@@ -90,6 +90,7 @@ class Quickstart:
         numbers = ["--pretrain", args.images, "--train", args.scenes]
         command = [ROOT / "tools/scenes/make_scenes.py", self.data, *numbers]
         command += ["--val", args.val_scenes, "--classes", "one", "--workers", 2]
+        command += ["--overwrite"]  # a set that an earlier version made
         if args.cutouts:
             command += ["--cutouts", args.cutouts]
         self.stage("data", *command)

@@ -332,12 +332,12 @@ def is_complete(out, options, source, overwrite):
             )
         return False
     stored = read_card(card)
-    if overwrite:
-        return False
     wanted = card_options(options, source)
     # A card of before an option was added was made with its default.
     has = asdict(Options()) | stored["options"]
     differ = [k for k in wanted if has.get(k) != wanted[k]]
+    if differ and overwrite:
+        return False
     if differ:
         raise ValueError(
             f"OUT {out} holds a data set made with other options "
