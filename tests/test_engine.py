@@ -8,6 +8,7 @@ from torch import nn
 
 from mcl.engine import (
     BFloat16OptimWrapper,
+    ChannelsLastHook,
     IterationSeedHook,
     LARSConstructor,
     NonFiniteLossHook,
@@ -225,3 +226,15 @@ def test_options_that_lars_does_not_know_are_named():
             dict(type="OptimWrapper", optimizer=dict(type="MultiTensorLARS", lr=1.0)),
             paramwise_cfg=dict(custom_keys={}),
         )(nn.Linear(1, 1))
+
+
+def test_channels_last_hook_lays_weights_and_maps_out():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
+    image = torch.rand(2, 3, 8, 8)
+    before = model(image)
+    ChannelsLastHook().before_train(SimpleNamespace(model=model))
+    layout = dict(memory_format=torch.channels_last)
+    assert all(model[k].weight.is_contiguous(**layout) for k in (0, 2))
+    after = model(image)
+    assert after.is_contiguous(**layout) and not before.is_contiguous(**layout)
+    torch.testing.assert_close(after, before)

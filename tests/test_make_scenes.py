@@ -1,4 +1,4 @@
-"""Tests of tools/scenes/make_scenes.py and tools/draw_detections.py."""
+"""Tests of tools/scenes/make_scenes.py and of what is composed there."""
 
 import contextlib
 import importlib
@@ -29,7 +29,6 @@ def load(name):
 
 compose = load("compose")
 cutouts = load("cutouts")
-draw_detections = load("draw_detections")
 make_scenes = load("make_scenes")
 
 
@@ -384,6 +383,18 @@ def test_changed_grounds_are_another_set(parted, tmp_path):
         make_scenes.build(root / "set", changed)
 
 
+def test_cutouts_that_are_left_out(parted):
+    root, _, _ = parted
+    folder = root / "cutouts"
+    every = [f"red/{k}" for k in range(7)]
+    assert len(cutouts.FolderCutouts(folder, ["red/3"])) == 16
+    assert cutouts.FolderCutouts(folder, every).names == ["blue"]
+    with pytest.raises(ValueError, match="green/1: there is no such"):
+        cutouts.FolderCutouts(folder, ["green/1"])
+    with pytest.raises(ValueError, match="leaves no cut-out"):
+        cutouts.FolderCutouts(folder, [*every, *(f"blue/{k}" for k in range(10))])
+
+
 def test_rules_of_a_scene_are_kept(tmp_path):
     save_disc(tmp_path / "disc.png")
     source = cutouts.FolderCutouts(tmp_path)
@@ -421,69 +432,6 @@ def test_distractors_are_no_objects():
 def test_options_that_cannot_be_are_named(tmp_path, given, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         make_scenes.build(tmp_path / "set", make_scenes.Options(train=1, **given))
-
-
-def fake_results(out, tmp_path):
-    """Result files that repeat the truth with falling scores."""
-    content = json.loads((out / "annotations" / "val.json").read_text())
-    keys = ("image_id", "category_id", "segmentation", "bbox")
-    rows = [{k: row[k] for k in keys} for row in content["annotations"]]
-    for k, row in enumerate(rows):
-        row["score"] = 1 - k / len(rows)
-    segm, bbox = tmp_path / "ours.segm.json", tmp_path / "ours.bbox.json"
-    bbox.write_text(json.dumps([row | dict(segmentation=None) for row in rows]))
-    segm.write_text(json.dumps([row | dict(bbox=None) for row in rows]))
-    return segm, bbox
-
-
-def test_draw_detections_writes_the_grid(data, tmp_path):
-    out, _ = data
-    segm, bbox = fake_results(out, tmp_path)
-    words = [
-        out / "val",
-        out / "annotations" / "val.json",
-        tmp_path / "new" / "grid.png",
-    ]
-    words += ["--count", 2, "--result", f"masks={segm}", "--result", f"boxes={bbox}"]
-    assert draw_detections.main([str(word) for word in words]) == 0
-    with Image.open(tmp_path / "new" / "grid.png") as picture:
-        sheet = np.asarray(picture.convert("RGB")).astype(int)
-    cell, step = draw_detections.CELL, draw_detections.CELL + draw_detections.GAP
-    assert sheet.shape[:2] == (
-        draw_detections.HEADER + 2 * step,
-        draw_detections.GAP + 3 * step,
-    )
-    top, left = draw_detections.HEADER, draw_detections.GAP
-    truth, masks, boxes = (
-        sheet[top : top + cell, left + k * step : left + k * step + cell]
-        for k in range(3)
-    )
-    assert np.abs(truth - masks).max() > 0  # the scores in the labels
-    assert np.abs(masks - boxes).max() > 0  # the masks
-
-
-def test_draw_detections_names_bad_files(data, tmp_path, capsys):
-    out, _ = data
-    truth = out / "annotations" / "val.json"
-    (tmp_path / "dict.json").write_text("{}")
-    foreign = dict(image_id=999, category_id=1, score=0.5, bbox=[0, 0, 5, 5])
-    (tmp_path / "foreign.json").write_text(json.dumps([foreign]))
-    cases = [
-        ([truth, "--result", "ours"], "NAME=FILE"),
-        ([truth, "--result", f"ours={tmp_path / 'none.json'}"], "none.json is missing"),
-        ([truth, "--result", f"ours={tmp_path / 'dict.json'}"], "no list of COCO"),
-        ([truth, "--result", f"ours={tmp_path / 'foreign.json'}"], "image_id 999"),
-        ([tmp_path / "none.json"], "none.json are missing"),
-        ([tmp_path / "dict.json"], "no COCO file"),
-        ([truth, "--count", 0], "count is 0"),
-        ([truth, "--score-thr", 2], "score_thr is 2"),
-    ]
-    for words, part in cases:
-        target = [out / "val", words[0], tmp_path / "grid.png", *words[1:]]
-        assert draw_detections.main([str(word) for word in target]) == 1
-        error = capsys.readouterr().err
-        assert part in error and len(error.splitlines()) == 1
-    assert not (tmp_path / "grid.png").exists()
 
 
 def test_shares_of_variance_are_those_of_sums():

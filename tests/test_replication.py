@@ -252,8 +252,32 @@ def test_search_is_judged_by_neighbours(tmp_path):
     for k, (lr, knn) in enumerate([(0.1, 0.3), (0.3, 0.4), (0.9, 0.4)]):
         folder = study.folder(f"mcl/search-{k}")
         folder.mkdir(parents=True)
-        (folder / "done.json").write_text(json.dumps(dict(lr=lr, knn=knn)))
+        kept = dict(lr=lr, knn=knn, checkpoint="a.pth")
+        (folder / "done.json").write_text(json.dumps(kept))
     assert plan.best_search(study, "mcl")["lr"] == 0.3
+
+
+def test_a_search_without_a_finite_run_is_said(tmp_path):
+    study = stages.Study(TINY, tmp_path)
+    for k in range(3):
+        folder = study.folder(f"mcl/search-{k}")
+        folder.mkdir(parents=True)
+        (folder / "done.json").write_text(json.dumps(dict(lr=1.0, knn=0.0)))
+    with pytest.raises(InputError, match="mcl: the loss was not finite"):
+        plan.best_search(study, "mcl")
+
+
+def test_a_command_that_fails_says_its_own_error(tmp_path):
+    study, log = stages.Study(TINY, tmp_path), tmp_path / "log.txt"
+    log.write_text("error: of an earlier command\n")
+    script = tmp_path / "script.py"
+    for text, words in {
+        "import sys; sys.exit('error: new')": "error: new",
+        "import sys; sys.exit(3)": "this command failed; $",
+    }.items():
+        script.write_text(text)
+        with pytest.raises(InputError, match=words):
+            study.command(log, script)
 
 
 @pytest.mark.parametrize("words", ["loss is not finite at iteration 3", "disk full"])

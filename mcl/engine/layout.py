@@ -12,8 +12,8 @@ from .steps import unwrap
 class ChannelsLastHook(Hook):
     """Keep convolutions' weights, and with them the maps, channels last.
 
-    The figures are the same but for rounding. Mixed precision on CPUs and tensor cores
-    is slow without it. For models that have no such option, detectors of MMDetection
+    The figures are the same but for rounding. In bfloat16 on a CPU, convolutions are
+    slow without it. For models that have no such option, detectors of MMDetection
     among them; MCL's models have ``channels_last``.
     """
 

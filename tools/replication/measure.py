@@ -3,7 +3,8 @@
     python tools/replication/measure.py detections ANN PREFIX OUT
     python tools/replication/measure.py features CONFIG CHECKPOINT DATA OUT
 
-One figure per line of need: both write a small JSON file that replicate.py reads.
+Each writes its figures into the JSON file OUT, which replicate.py reads. The second one
+also counts the multiply-adds of a training step.
 """
 
 import argparse
@@ -14,15 +15,19 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
-from mmpretrain.registry import MODELS
+from mmengine.runner import Runner
+from mmpretrain.registry import DATASETS, MODELS
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 from torch.utils.flop_counter import FlopCounterMode
 
 from mcl.engine.knn import knn_vote, plain_pipeline
-from mcl.errors import InputError, exit_in_words
+from mcl.errors import exit_in_words
+from mcl.export import load_weights
 from mcl.models.losses import normalise
 
 # Neighbours that vote, and images of a cut-out that are in the bank.
@@ -79,11 +84,10 @@ def confident(results: list[dict], image: int) -> list[list[float]]:
 def load_backbone(cfg: Config, checkpoint: str) -> nn.Module:
     """The backbone of a pre-trained model, in evaluation mode."""
     backbone = MODELS.build(cfg.model.backbone)
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=False)
     head = "backbone."
     own = {
         key.removeprefix(head): value
-        for key, value in weights["state_dict"].items()
+        for key, value in load_weights(checkpoint).items()
         if key.startswith(head)
     }
     backbone.load_state_dict(own)
@@ -92,54 +96,49 @@ def load_backbone(cfg: Config, checkpoint: str) -> nn.Module:
 
 
 @torch.no_grad()
-def embed(backbone: nn.Module, cfg: Config, folder: Path, size: int, most: int | None):
-    """Averaged last maps (N, C), normalised, and cut-outs (N) of a folder."""
-    from mmpretrain.registry import DATASETS
+def embed(
+    backbone: nn.Module, cfg: Config, folder: Path, most: int | None = None
+) -> tuple[Tensor, list[str]]:
+    """Averaged last maps (N, C), normalised, and cut-outs (N) of a folder's pictures.
 
+    ``most`` pictures of a cut-out are taken, the first ones; all when None.
+    """
     dataset = DATASETS.build(
         dict(
             type="CustomDataset",
             data_root=str(folder),
             extensions=(".jpg",),
-            pipeline=plain_pipeline(size),
+            pipeline=plain_pipeline(cfg.size),
         )
     )
     mean, std = (
         torch.tensor(cfg.model.data_preprocessor[key]).view(3, 1, 1)
         for key in ("mean", "std")
     )
-    features, labels, seen = [], [], {}
-    batch: list[Tensor] = []
-
-    def flush() -> None:
-        if batch:
-            features.append(normalise(backbone(torch.stack(batch))[-1].mean((2, 3))))
-            batch.clear()
-
+    taken: dict[str, list[int]] = {}
     for index in range(len(dataset)):
         path = Path(dataset.get_data_info(index)["img_path"])
-        seen[path.parent] = seen.get(path.parent, 0) + 1
-        if most is not None and seen[path.parent] > most:
-            continue
-        sample = dataset[index]
-        # Pictures are read as BGR; all rows were trained on RGB.
-        batch.append((sample["inputs"].flip(0).float() - mean) / std)
-        labels.append(path.parent.relative_to(folder).as_posix())
-        if len(batch) == 128:
-            flush()
-    flush()
-    return torch.cat(features), labels
+        name = path.parent.relative_to(folder).as_posix()
+        taken.setdefault(name, []).append(index)
+    taken = {name: indices[:most] for name, indices in taken.items()}
+    chosen = Subset(dataset, sum(taken.values(), []))
+    # Pictures are read as BGR; all rows were trained on RGB.
+    features = [
+        backbone((torch.stack(batch["inputs"]).flip(1) - mean) / std)[-1].mean((2, 3))
+        for batch in DataLoader(chosen, 128, collate_fn=pseudo_collate)
+    ]
+    names = [name for name, indices in taken.items() for _ in indices]
+    return normalise(torch.cat(features)), names
 
 
 def measure_features(cfg: Config, checkpoint: str, data: Path) -> dict:
     """Top-1 of nearest neighbours: are cut-outs recognised on other grounds?
 
-    A picture of ``probe`` votes for the cut-outs (folders) of its neighbours.
+    A picture of ``probe`` gets the cut-out (folder) that its neighbours vote for.
     """
     backbone = load_backbone(cfg, checkpoint)
-    size = cfg.get("size", 96)
-    bank, known = embed(backbone, cfg, data / "pretrain", size, BANK_PER_CUTOUT)
-    queries, wanted = embed(backbone, cfg, data / "probe", size, None)
+    bank, known = embed(backbone, cfg, data / "pretrain", BANK_PER_CUTOUT)
+    queries, wanted = embed(backbone, cfg, data / "probe")
     numbers = {name: k for k, name in enumerate(sorted(set(known)))}
     votes = knn_vote(
         queries, bank, torch.tensor([numbers[name] for name in known]), NEIGHBOURS
@@ -155,8 +154,6 @@ def count_work(cfg: Config, batch: int = 64) -> float:
 
     64 images fill the canvases of all levels; fewer would pay for empty tiles.
     """
-    from mmengine.runner import Runner
-
     loader = dict(cfg.train_dataloader, batch_size=batch, num_workers=0)
     loader["persistent_workers"] = False
     loader["sampler"] = dict(loader["sampler"], batch_size=batch)
@@ -184,8 +181,6 @@ def main() -> None:
     if args.kind == "detections":
         found = measure_detections(args.annotations, args.prefix)
     else:
-        if not Path(args.checkpoint).is_file():
-            raise InputError(f"CHECKPOINT={args.checkpoint}: there is no such file")
         init_default_scope("mmpretrain")
         cfg = Config.fromfile(args.config)
         found = measure_features(cfg, args.checkpoint, args.data)

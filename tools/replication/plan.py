@@ -75,11 +75,8 @@ def row_stages(study: Study, name: str) -> list[Stage]:
         for seed in study.scale.seeds:
             run = partial(run_finetuning, study, name, labels, seed)
             text = describe(detector_config(study.scale, labels, seed))
-            kind, stage_name = (
-                f"fine-tuning {labels}",
-                finetuning_name(name, labels, seed),
-            )
-            stages.append(depending(stage_name, run, needs, kind, own=text))
+            stage, kind = finetuning_name(name, labels, seed), f"fine-tuning {labels}"
+            stages.append(depending(stage, run, needs, kind, own=text))
     return stages
 
 
@@ -147,9 +144,18 @@ def fingerprint(study: Study, name: str) -> str:
 
 
 def best_search(study: Study, owner: str) -> dict:
-    """The search's run with the best vote of neighbours; the lowest rate of equals."""
-    found = searches(study, owner)
-    return max(found, key=lambda run: (run["knn"], -run["lr"]))
+    """The search's run with the best vote of neighbours; the lowest rate of equals.
+
+    Raises:
+        InputError: when every rate diverged.
+    """
+    best = max(searches(study, owner), key=lambda run: (run["knn"], -run["lr"]))
+    if "checkpoint" not in best:
+        raise InputError(
+            f"{owner}: the loss was not finite at any learning rate of the search; "
+            "lower optim_wrapper.optimizer.lr of its config"
+        )
+    return best
 
 
 def searches(study: Study, owner: str) -> list[dict]:

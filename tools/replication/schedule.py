@@ -74,7 +74,7 @@ def run_stage(study: Study, stage: Stage) -> float:
 def remaining(study: Study, stages: list[Stage], jobs: int) -> str:
     """About how long these stages take, judged by the finished ones of their kinds."""
     rates: dict[str, list[float]] = {}
-    for file in study.work.rglob("done.json"):
+    for file in study.work.glob("*/*/done.json"):
         name = file.parent.relative_to(study.work).as_posix()
         kept = json.loads(file.read_text())
         kind, size = kind_of(name, kept)

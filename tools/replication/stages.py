@@ -86,6 +86,7 @@ class Study:
             PYTHONPATH=os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         )
         env[DATA_VARIABLE] = f"{self.data}/"
+        start = log.stat().st_size if log.is_file() else 0
         with log.open("a") as out:
             words = [sys.executable, *map(str, words)]
             held = () if self.lock is None else (self.lock,)
@@ -93,7 +94,9 @@ class Study:
                 words, stdout=out, stderr=out, env=env, pass_fds=held
             ).returncode
         if status:
-            said = [t for t in log.read_text().splitlines() if t.startswith("error:")]
+            # Of this command alone: the file may tell of earlier ones.
+            text = log.read_bytes()[start:].decode(errors="replace")
+            said = [line for line in text.splitlines() if line.startswith("error:")]
             raise InputError(f"{log}: this command failed; {''.join(said[-1:])}")
 
 

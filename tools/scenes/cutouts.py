@@ -4,6 +4,7 @@ Both sources offer ``names`` (class names, sorted) and ``sample(rng)``, which
 returns an RGBA picture (uint8, H x W x 4, straight alpha) and a class index.
 """
 
+import copy
 import hashlib
 import math
 from pathlib import Path
@@ -65,6 +66,9 @@ class FolderCutouts:
             name: [f for f in files if f"{name}/{f.stem}" not in leave_out]
             for name, files in groups.items()
         }
+        groups = {name: files for name, files in groups.items() if files}
+        if not groups:
+            raise ValueError(f"--leave-out leaves no cut-out of {folder}; keep some.")
         self.names = list(groups)
         self.pictures = [[read_cutout(f) for f in files] for files in groups.values()]
         self.stems = [[f.stem for f in files] for files in groups.values()]
@@ -79,8 +83,7 @@ class FolderCutouts:
         Raises:
             ValueError: a class would be left without a cut-out.
         """
-        part = object.__new__(type(self))
-        part.names, part.digest = self.names, self.digest
+        part = copy.copy(self)
         part.pictures, part.stems = [], []
         for name, pictures, stems in zip(
             self.names, self.pictures, self.stems, strict=True

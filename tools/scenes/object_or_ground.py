@@ -21,7 +21,8 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from mcl.errors import InputError, exit_in_words
+from mcl.errors import exit_in_words
+from mcl.export import load_weights
 from mcl.models.losses import normalise
 
 NUMBER = 14  # objects, and grounds
@@ -63,15 +64,12 @@ def judge(cfg: Config, checkpoint: str, grid: Tensor) -> list[tuple[float, float
     """Shares of every map of the backbone.
 
     Raises:
-        InputError: when there is no such file.
+        InputError: when the checkpoint cannot be read.
     """
     model = MODELS.build(cfg.model)
     model.init_weights()
     if checkpoint != "random":
-        if not Path(checkpoint).is_file():
-            raise InputError(f"CHECKPOINT={checkpoint}: there is no such file")
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=False)
-        model.load_state_dict(weights["state_dict"])
+        model.load_state_dict(load_weights(checkpoint))
     backbone = model.backbone
     backbone.eval()
     maps = backbone(grid.flatten(0, 1))
