@@ -8,6 +8,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from mcl.errors import InputError
+
+from .conftest import ROOT, run_main
 from .test_make_scenes import load
 
 unseen_classes = load("unseen_classes")
@@ -27,52 +30,99 @@ class Colours(nn.Module):
 
 @pytest.fixture
 def scenes(tmp_path):
-    """Red and blue objects on grey, of either class as many; one is too small."""
-    for split, count in dict(train=20, val=6).items():
+    """Red and blue objects on grey, as many of each; one more is too small.
+
+    In val the second scene's reaches the picture's border.
+    """
+    (tmp_path / "annotations").mkdir()
+    for split, count in dict(train=40, val=8).items():
         (tmp_path / split).mkdir()
-        (tmp_path / "annotations").mkdir(exist_ok=True)
         images, notes = [], []
-        for k in range(1, count + 1):
-            picture = np.full((96, 96, 3), 128, np.uint8)
-            kind, left = 1 + k % 2, 10 + k
-            picture[20:50, left : left + 24] = COLOURS[kind]
+        for k in range(count):
+            picture = np.full((96, 96, 3), 128 if split == "train" else 90, np.uint8)
+            kind, left = 1 + k // 2 % 2, 66 if (split, k) == ("val", 1) else 10 + k
+            picture[20:50, left : left + 30] = COLOURS[kind]
             Image.fromarray(picture).save(tmp_path / split / f"{k}.png")
-            images.append(dict(id=k, file_name=f"{k}.png", height=96, width=96))
-            box = [left, 20, 24, 30]
-            notes.append(dict(id=k, image_id=k, category_id=kind, bbox=box))
-        notes.append(dict(id=99, image_id=1, category_id=1, bbox=[0, 0, 9, 9]))
-        for note in notes:
-            note.update(area=note["bbox"][2] * note["bbox"][3], iscrowd=0)
+            images.append(dict(id=k + 1, file_name=f"{k}.png", height=96, width=96))
+            notes.append(
+                dict(image_id=k + 1, category_id=kind, bbox=[left, 20, 30, 30])
+            )
+        notes.append(dict(image_id=1, category_id=2, bbox=[0, 0, 9, 9]))
+        for k, note in enumerate(notes):
+            note.update(id=k + 1, area=note["bbox"][2] * note["bbox"][3], iscrowd=0)
         content = dict(images=images, annotations=notes, categories=[])
         (tmp_path / f"annotations/{split}.json").write_text(json.dumps(content))
+    card = dict(options=dict(split_cutouts=True))
+    (tmp_path / "card.json").write_text(json.dumps(card))
     return tmp_path
 
 
+def bank_and_queries(scenes, side=36):
+    bank, known = unseen_classes.cut_objects(scenes, "train", side)
+    new, _ = unseen_classes.cut_objects(scenes, "val", side)
+    return [(crops.float(), classes) for crops, classes in (bank, known, new)]
+
+
 def test_crops_show_their_objects(scenes):
-    crops, classes = unseen_classes.cut_objects(scenes, "val", 36)
-    assert crops.shape == (6, 3, 36, 36) and sorted(classes) == [1] * 3 + [2] * 3
-    mean, std = (torch.tensor(v) for v in (unseen_classes.MEAN, unseen_classes.STD))
-    for crop, kind in zip(crops, classes.tolist(), strict=True):
-        middle = crop[:, 18, 18] * std + mean
-        assert torch.allclose(middle, torch.tensor(COLOURS[kind]).float(), atol=0.5)
-        corner = crop[:, 0, 0] * std + mean  # a fifth larger than the box
-        assert torch.allclose(corner, torch.full((3,), 128.0), atol=0.5)
+    even, odd = unseen_classes.cut_objects(scenes, "val", 36)
+    assert even[1].tolist() == odd[1].tolist() == [1, 2, 1, 2]
+    for crops, classes in (even, odd):
+        assert crops.shape == (4, 3, 36, 36)
+        for crop, kind in zip(crops, classes.tolist(), strict=True):
+            assert crop[:, 18, 18].tolist() == list(COLOURS[kind])
+            assert crop[:, 0, 0].tolist() == [90] * 3  # a fifth larger than the box
+    # The one at the border is not in the middle, and nothing is filled in.
+    assert odd[0][0][:, 18, 35].tolist() == list(COLOURS[1])
+    assert odd[0][1][:, 18, 35].tolist() == [90] * 3
 
 
 def test_classes_are_told_by_what_the_maps_hold(scenes):
-    bank, queries = (
-        unseen_classes.cut_objects(scenes, s, 32) for s in ("train", "val")
-    )
-    blind, seeing = unseen_classes.judge(Colours(), bank, queries)
-    assert seeing == 1
-    assert blind == 0.5  # all are alike: one class gets every vote
-    swapped = (queries[0], 3 - queries[1])
-    assert unseen_classes.judge(Colours(), bank, swapped)[1] == 0
+    bank, known, new = bank_and_queries(scenes)
+    swapped = (known[0], 3 - known[1])
+    found = unseen_classes.judge(Colours(), bank, [known, new, swapped])
+    assert [seeing for _, seeing in found] == [1, 1, 0]
+    assert [blind for blind, _ in found] == [0.5, 0.5, 0.5]  # one class gets all votes
 
 
 def test_statistics_are_those_of_the_bank(scenes):
-    bank = unseen_classes.cut_objects(scenes, "train", 32)
+    bank, _, new = bank_and_queries(scenes)
     backbone = Colours()
     backbone.norm.running_mean += 7
-    unseen_classes.judge(backbone, bank, bank)
-    assert torch.allclose(backbone.norm.running_mean, bank[0].mean((0, 2, 3)))
+    backbone.norm.num_batches_tracked += 1000
+    unseen_classes.judge(backbone, bank, [new])
+    means = [crops.mean((0, 2, 3)) for crops, _ in (bank, new)]
+    assert torch.allclose(backbone.norm.running_mean, means[0], rtol=1e-4)
+    assert not torch.allclose(means[0], means[1], rtol=1e-2)
+
+
+def test_command_compares_starts(scenes, capsys):
+    config = str(ROOT / "configs/replication/sup.py")
+    run_main("tools/scenes/unseen_classes.py", config, str(scenes), "random", "random")
+    # Building a model logs a great deal in between.
+    printed = capsys.readouterr().out.splitlines()
+    known, new, first, second = (
+        line for line in printed if line.startswith(("known: ", "new: ", "random: C2"))
+    )
+    assert known == "known: 20 objects, the commonest class 0.500"
+    assert new == "new: 8 objects, the commonest class 0.500"
+    assert first == second  # one seed
+    assert first.startswith("random: C2 known 1.000 new") and first.count("new") == 4
+
+
+def test_data_without_new_cutouts_are_refused(scenes):
+    (scenes / "card.json").write_text(json.dumps(dict(options={})))
+    with pytest.raises(InputError, match="--split-cutouts"):
+        unseen_classes.read_objects(None, scenes)
+    (scenes / "card.json").unlink()
+    with pytest.raises(InputError, match="--split-cutouts"):
+        unseen_classes.read_objects(None, scenes)
+
+
+def test_splits_without_objects_are_refused(scenes):
+    file = scenes / "annotations/val.json"
+    content = json.loads(file.read_text())
+    for note in content["annotations"]:
+        note["bbox"] = [0, 0, 9, 9]
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="val has too few objects"):
+        unseen_classes.cut_objects(scenes, "val", 32)

@@ -1,15 +1,21 @@
-"""Do features tell the classes of cut-outs that no training showed?
+"""Do features tell the classes of objects, of cut-outs seen before and of new ones?
 
     python tools/scenes/unseen_classes.py CONFIG DATA CHECKPOINT ...
 
-DATA is a data set of make_scenes.py. Each object of its val scenes gets the class that
-its nearest neighbours among the objects of the train scenes vote for; the figures are
-top-1 accuracies, of every map of the backbone. An object is its box, a fifth larger and
-as large as CONFIG's images. CHECKPOINT is one of CONFIG's pre-training, or the word
-random.
+DATA is a data set of make_scenes.py with --split-cutouts. Objects get the class that
+their nearest neighbours among those of every second train scene vote for; the figures
+are top-1 accuracies, of every map of the backbone: `known` of the other train scenes,
+`new` of the val scenes, whose cut-outs and photographs no other split shows. An object
+of 24 pixels or more is cut out as a square around its box, resized to CONFIG's size.
+As fine-tuning would, the backbone's BN takes its statistics from the neighbours, and
+features are standardised over them. CHECKPOINT is one of CONFIG's pre-training, or the
+word random.
 """
 
 import argparse
+import contextlib
+import io
+import json
 from pathlib import Path
 
 import torch
@@ -22,44 +28,58 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from mcl.engine.knn import knn_vote
-from mcl.errors import exit_in_words
+from mcl.errors import InputError, exit_in_words
 from mcl.export import load_weights
 from mcl.models.losses import normalise
 
 NEIGHBOURS = 8
 CHUNK = 128
-MARGIN = 1.2  # of a crop's side by the longer one of its box
+MARGIN = 1.2  # of a square's side by the longer one of its box
 SMALLEST = 24  # longer side of a box, in pixels: smaller ones say little
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+Objects = tuple[Tensor, Tensor]
 
 
-def cut_objects(data: Path, split: str, side: int) -> tuple[Tensor, Tensor]:
-    """Crops (N, 3, side, side), normalised, and classes (N) of a split's objects."""
-    truth = COCO(str(data / f"annotations/{split}.json"))
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
-    crops, classes = [], []
-    for index, file in ((i, truth.imgs[i]["file_name"]) for i in truth.getImgIds()):
-        with Image.open(data / split / file) as image:
+def cut_objects(data: Path, split: str, side: int) -> list[Objects]:
+    """Objects of the first, third, ... scene of a split, and those of the others.
+
+    Returns:
+        Two pairs of crops (N, 3, side, side), uint8 RGB, and classes (N).
+
+    Raises:
+        InputError: when either has no object.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(data / f"annotations/{split}.json"))
+    found: list[tuple[list, list]] = [([], []), ([], [])]
+    for number, index in enumerate(sorted(truth.getImgIds())):
+        with Image.open(data / split / truth.imgs[index]["file_name"]) as image:
             picture = F.pil_to_tensor(image.convert("RGB"))
+        crops, classes = found[number % 2]
         for note in truth.imgToAnns[index]:
-            x, y, width, height = note["bbox"]
-            if max(width, height) >= SMALLEST:
-                length = round(MARGIN * max(width, height))
-                left, top = (round(x + width / 2), round(y + height / 2))
-                corner = (top - length // 2, left - length // 2)
-                crop = F.resized_crop(picture, *corner, length, length, [side, side])
-                crops.append((crop - mean) / std)
+            if max(note["bbox"][2:]) >= SMALLEST:
+                crops.append(cut(picture, note["bbox"], side))
                 classes.append(note["category_id"])
-    return torch.stack(crops), torch.tensor(classes)
+    if not all(classes for _, classes in found):
+        raise InputError(f"{data}: {split} has too few objects of {SMALLEST} pixels")
+    return [(torch.stack(crops), torch.tensor(classes)) for crops, classes in found]
+
+
+def cut(picture: Tensor, box: list[float], side: int) -> Tensor:
+    """The square around a box, moved into the picture where it would leave it."""
+    x, y, width, height = box
+    length = min(round(MARGIN * max(width, height)), *picture.shape[1:])
+    top, left = (
+        min(max(0, round(middle - length / 2)), most - length)
+        for middle, most in zip(
+            (y + height / 2, x + width / 2), picture.shape[1:], strict=True
+        )
+    )
+    return F.resized_crop(picture, top, left, length, length, [side, side])
 
 
 @torch.no_grad()
-def judge(
-    backbone: nn.Module,
-    bank: tuple[Tensor, Tensor],
-    queries: tuple[Tensor, Tensor],
-) -> list[float]:
-    """Accuracy of every map, 0..1. The bank gives the backbone's BN its statistics."""
+def judge(backbone: nn.Module, bank: Objects, queries: list[Objects]) -> list[list]:
+    """Accuracy (0..1) of every map, for each of the queries. Crops are normalised."""
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
@@ -67,15 +87,23 @@ def judge(
     backbone.train()
     embed(backbone, bank[0])
     backbone.eval()  # MMPretrain's returns nothing
-    found = []
-    for known, asked in zip(
-        embed(backbone, bank[0]), embed(backbone, queries[0]), strict=True
-    ):
-        mean, std = known.mean(0), known.std(0) + 1e-6
-        known, asked = (normalise((f - mean) / std) for f in (known, asked))
-        votes = knn_vote(asked, known, bank[1], NEIGHBOURS)
-        found.append((votes == queries[1]).float().mean().item())
-    return found
+    known = embed(backbone, bank[0])
+    return [
+        [
+            accuracy(maps, labels, own, bank[1])
+            for maps, own in zip(embed(backbone, crops), known, strict=True)
+        ]
+        for crops, labels in queries
+    ]
+
+
+def accuracy(features: Tensor, labels: Tensor, bank: Tensor, known: Tensor) -> float:
+    """Top-1 of the vote on (N, C), standardised over the bank's (M, C)."""
+    mean, std = bank.mean(0), bank.std(0)
+    std[std < 1e-6] = 1  # a channel that says nothing
+    features, bank = (normalise((f - mean) / std) for f in (features, bank))
+    votes = knn_vote(features, bank, known, NEIGHBOURS)
+    return (votes == labels).float().mean().item()
 
 
 def embed(backbone: nn.Module, images: Tensor) -> list[Tensor]:
@@ -99,6 +127,31 @@ def build_backbone(cfg: Config, checkpoint: str) -> nn.Module:
     return model.backbone
 
 
+def read_objects(cfg: Config, data: Path) -> list[Objects]:
+    """Bank, known and new objects, normalised.
+
+    Raises:
+        InputError: when the data set has no cut-outs that only val shows.
+    """
+    card = data / "card.json"
+    if not card.is_file() or not json.loads(card.read_text())["options"].get(
+        "split_cutouts"
+    ):
+        raise InputError(
+            f"DATA={data}: give a data set of make_scenes.py with --split-cutouts"
+        )
+    mean, std = (
+        torch.tensor(cfg.model.data_preprocessor[key]).view(3, 1, 1)
+        for key in ("mean", "std")
+    )
+    val = [
+        torch.cat(pair)
+        for pair in zip(*cut_objects(data, "val", cfg.size), strict=True)
+    ]
+    found = [*cut_objects(data, "train", cfg.size), (val[0], val[1])]
+    return [((crops - mean) / std, classes) for crops, classes in found]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("config")
@@ -107,13 +160,17 @@ def main() -> None:
     args = parser.parse_args()
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.get("default_scope", "mmpretrain"))
-    bank, queries = (cut_objects(args.data, s, cfg.size) for s in ("train", "val"))
-    common = queries[1].bincount().max().item() / len(queries[1])
-    print(f"{len(queries[1])} objects, the commonest class: {common:.3f}")
+    bank, *queries = read_objects(cfg, args.data)
+    for name, (_, classes) in zip(("known", "new"), queries, strict=True):
+        common = classes.bincount().max().item() / len(classes)
+        print(f"{name}: {len(classes)} objects, the commonest class {common:.3f}")
     for checkpoint in args.checkpoint:
         torch.manual_seed(0)
-        found = judge(build_backbone(cfg, checkpoint), bank, queries)
-        words = ", ".join(f"C{k} {value:.3f}" for k, value in enumerate(found, 2))
+        known, new = judge(build_backbone(cfg, checkpoint), bank, queries)
+        words = ", ".join(
+            f"C{k} known {a:.3f} new {b:.3f}"
+            for k, (a, b) in enumerate(zip(known, new, strict=True), 2)
+        )
         print(f"{checkpoint}: {words}")
 
 
