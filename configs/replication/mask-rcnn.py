@@ -7,7 +7,7 @@ custom_hooks = [dict(type="ChannelsLastHook")]
 
 data_root = "{{$REPLICATION_DATA:work_dirs/replication/small/data/}}"
 side = 128
-max_iters = 800
+max_iters = 400
 
 metainfo = dict(
     classes=(
@@ -18,7 +18,13 @@ metainfo = dict(
 model = dict(
     # objects of 17 to 102 pixels
     rpn_head=dict(anchor_generator=dict(scales=[5])),
-    roi_head=dict(bbox_head=dict(num_classes=18), mask_head=dict(num_classes=18)),
+    # A sample a bin in place of one or two: a box's bins measure 0.6 to 2 cells.
+    roi_head=dict(
+        bbox_roi_extractor=dict(roi_layer=dict(sampling_ratio=1)),
+        bbox_head=dict(num_classes=18),
+        mask_roi_extractor=dict(roi_layer=dict(sampling_ratio=1)),
+        mask_head=dict(num_classes=18),
+    ),
 )
 
 train_pipeline = _base_.train_pipeline

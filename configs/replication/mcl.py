@@ -6,8 +6,8 @@ ratios = (1, 2, 4, 8)
 
 model = dict(
     type="MCL",
-    # The paper's 0.01 averages 100 of 31,000 steps. Over 100 of 1,260 the target stays
-    # so close to its random start that little is learnt.
+    # The paper's 0.01 averages 100 of 31,000 steps. In runs as short as these it learnt
+    # more slowly.
     base_momentum=0.1,
     channels_last=True,
     data_preprocessor=dict(

@@ -35,6 +35,11 @@ VIEWS = (
     "is as short as one round over the cut-outs, because the images of a round share "
     "their ground: those of other rounds would be told apart by theirs."
 )
+BY_HAND = (
+    "Optimizer and weight decay, and the lengths of all trainings, were set by hand "
+    "after trials with MCL, supervised classification and the random start alone; what "
+    'was seen in them is under "What moved it".'
+)
 AGNOSTIC = (
     "Class-agnostic AP is of the same detections, with classes ignored in matching; "
     "their non-maximum suppression was by class."
@@ -152,7 +157,7 @@ def protocol(scale: Scale) -> list[str]:
         paragraph(ONE_PRETRAINING),
         tables.lengths(scale),
         tables.tunings(scale),
-        paragraph(f"{VIEWS} {momenta()}"),
+        paragraph(f"{VIEWS} {momenta()} {BY_HAND}"),
         paragraph(f"{RECOGNITION} {AGNOSTIC}"),
         paragraph(PAPER),
     ]

@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from measure import LEAST_SCORE
 from spread import mean
 from titles import NAMES, TITLES
 from wording import share
@@ -24,7 +25,7 @@ LENGTHS = (
     ("MoCo v2", ("random", "mocov2-quarter", "mocov2")),
 )
 SCENES, COLUMNS = 4, 5  # of the detections, at most
-SCORE, OVERLAP = 0.3, 0.5
+OVERLAP = 0.5
 # Strong colours first, their pale partners for the rows after them.
 COLOURS = plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2]
 Box = Sequence[float]
@@ -177,7 +178,7 @@ def match(found: Sequence[Box], truth: Sequence[Box]) -> list[tuple[Box, bool]]:
     """
     free, matched = list(truth), []
     for box in sorted(found, key=lambda b: -b[4]):
-        if box[4] <= SCORE:
+        if box[4] <= LEAST_SCORE:
             continue
         fitting = [t for t in free if t[4] == box[5] and overlap(box, t) >= OVERLAP]
         if fitting:
@@ -248,8 +249,8 @@ PLOTS = {
     "detections": (
         has_examples,
         draw_examples,
-        f"Detections that score above {SCORE:g}, of one seed with all labels. Solid: "
-        f"an object of that class is hit with an IoU of {OVERLAP:g} or more.",
+        f"Detections that score above {LEAST_SCORE:g}, of one seed with all labels. "
+        f"Solid: an object of that class is hit with an IoU of {OVERLAP:g} or more.",
     ),
 }
 

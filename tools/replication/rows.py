@@ -99,7 +99,8 @@ OBJECTS = dict(
 )
 
 SCALES = {
-    # Two CPU cores: what the configs say.
+    # Two CPU cores: what the configs say. The length of fine-tuning was chosen after a
+    # longer one had shown no gain, see "What moved it" in docs/replication.md.
     "small": Scale(
         data=dict(
             pretrain=10064,
@@ -110,9 +111,10 @@ SCALES = {
             scene_size=128,
             **OBJECTS,
         ),
-        finetuning={100: 800, 10: 300},
+        finetuning={100: 400, 10: 300},
     ),
     # One GPU: a whole ResNet-18, larger pictures, 40 passes over six times the images.
+    # Lengths and learning rates were not tried yet.
     "medium": Scale(
         data=dict(
             pretrain=60112,
