@@ -128,6 +128,9 @@ def main() -> None:
     if not any(isinstance(hook, NonFiniteLossHook) for hook in runner.hooks):
         runner.register_hook(NonFiniteLossHook())
     runner.train()
+    if torch.distributed.is_initialized():
+        # Its threads, where they still run as Python ends, can abort the process.
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
