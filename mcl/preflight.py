@@ -74,6 +74,15 @@ def join_cpu_processes(launcher: str) -> None:
     torch.distributed.init_process_group("gloo")
 
 
+def leave_processes() -> None:
+    """Leave the process group, if any, at the end of a run.
+
+    Its threads, where they still run as Python ends, can abort the process.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def read_config(path: str) -> Config:
     """The config of a file.
 

@@ -1,10 +1,11 @@
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from mcl.datasets.montage import cut_tiles
 from mcl.errors import InputError
-from mcl.models import MCLNeck
+from mcl.models import MCLHead, MCLNeck
 
 CHANNELS = [6, 8, 10, 12]
 SIZES = dict(hid_channels=16, out_channels=8)
@@ -168,3 +169,12 @@ def test_gradient_through_tiles_is_the_numerical_one(cells, canvases, layout):
         fast_mode=True,
         check_undefined_grad=False,
     )
+
+
+def test_default_parts_are_found_in_a_detectors_scope():
+    init_default_scope("mmdet")
+    neck = MCLNeck([4, 8, 16, 32], 8)
+    assert type(neck.projector).__name__ == "NonLinearNeck"
+    head = MCLHead()
+    assert type(head.predictors[0]).__name__ == "NonLinearNeck"
+    assert type(head.loss_module).__name__ == "MultiLevelContrastiveLoss"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
 from torch import nn
 
 from mcl.datasets.montage import cut_tiles, lay_tiles
@@ -83,6 +83,7 @@ class Released:
 
 @pytest.fixture(scope="module", params=["1.0", "0.2"])
 def released(request) -> Released:
+    init_default_scope("mmpretrain")  # a detector may have been built before
     return Released(request.param)
 
 

@@ -13,6 +13,7 @@ from mcl.preflight import (
     adapt_to_cpu,
     check_paths,
     join_cpu_processes,
+    leave_processes,
     make_work_dir,
     merge_options,
     read_config,
@@ -54,6 +55,7 @@ def main() -> None:
     runner = Runner.from_cfg(cfg)
     runner.register_hook(LoadReportHook(args.checkpoint, whole=True))
     runner.test()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from mcl.preflight import (
     check_labels,
     check_paths,
     join_cpu_processes,
+    leave_processes,
     make_work_dir,
     merge_options,
     read_config,
@@ -128,9 +129,7 @@ def main() -> None:
     if not any(isinstance(hook, NonFiniteLossHook) for hook in runner.hooks):
         runner.register_hook(NonFiniteLossHook())
     runner.train()
-    if torch.distributed.is_initialized():
-        # Its threads, where they still run as Python ends, can abort the process.
-        torch.distributed.destroy_process_group()
+    leave_processes()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from .matching import (
 
 # Sizes of the paper; Normal std .01, biases 0.
 PREDICTOR = dict(
-    type="NonLinearNeck",
+    type="mmpretrain.NonLinearNeck",
     in_channels=256,
     hid_channels=2048,
     out_channels=256,
@@ -75,7 +75,9 @@ class MCLHead(BaseModule):
         self.ratios = check_ratios(ratios)
         predictor = {**PREDICTOR, **(predictor or {})}
         self.predictors = ModuleList(MODELS.build(predictor) for _ in self.ratios)
-        self.loss_module = MODELS.build(loss or dict(type="MultiLevelContrastiveLoss"))
+        self.loss_module = MODELS.build(
+            loss or dict(type="mmpretrain.MultiLevelContrastiveLoss")
+        )
         weights = self.loss_module.level_weights
         if len(weights) != len(self.ratios):
             raise InputError(

@@ -18,7 +18,7 @@ COMPUTATIONS = ("selected", "full")
 
 # Sizes of the paper; Kaiming fan_in, biases 0.
 PROJECTOR = dict(
-    type="NonLinearNeck",
+    type="mmpretrain.NonLinearNeck",
     hid_channels=2048,
     out_channels=256,
     num_layers=2,

@@ -14,15 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from backbones import load_backbone
 from compose import Fixed, blend, load_grounds, make_layer, place
 from cutouts import FolderCutouts
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from mcl.errors import exit_in_words
-from mcl.export import load_weights
 from mcl.models.losses import normalise
 
 NUMBER = 14  # objects, and grounds
@@ -66,11 +65,7 @@ def judge(cfg: Config, checkpoint: str, grid: Tensor) -> list[tuple[float, float
     Raises:
         InputError: when the checkpoint cannot be read.
     """
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    if checkpoint != "random":
-        model.load_state_dict(load_weights(checkpoint))
-    backbone = model.backbone
+    backbone = load_backbone(cfg, checkpoint)
     backbone.eval()
     maps = backbone(grid.flatten(0, 1))
     return [shares(normalise(m.mean((2, 3))).view(*grid.shape[:2], -1)) for m in maps]
@@ -89,7 +84,7 @@ def main() -> None:
         found = judge(cfg, checkpoint, grid)
         words = ", ".join(
             f"C{k} ground {ground:.2f} object {thing:.2f}"
-            for k, (ground, thing) in enumerate(found, 6 - len(found))
+            for k, (ground, thing) in enumerate(found, 2)
         )
         print(f"{checkpoint}: {words}")
 

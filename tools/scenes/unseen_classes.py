@@ -19,17 +19,17 @@ import json
 from pathlib import Path
 
 import torch
+from backbones import load_backbone
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmpretrain.registry import MODELS
 from PIL import Image
 from pycocotools.coco import COCO
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from torchvision.transforms.v2 import functional as F
 
 from mcl.engine.knn import knn_vote
 from mcl.errors import InputError, exit_in_words
-from mcl.export import load_weights
 from mcl.models.losses import normalise
 
 NEIGHBOURS = 8
@@ -39,29 +39,31 @@ SMALLEST = 24  # longer side of a box, in pixels: smaller ones say little
 Objects = tuple[Tensor, Tensor]
 
 
-def cut_objects(data: Path, split: str, side: int) -> list[Objects]:
-    """Objects of the first, third, ... scene of a split, and those of the others.
+def cut_objects(
+    data: Path, split: str, side: int, scenes: slice = slice(None)
+) -> Objects:
+    """Crops (N, 3, side, side), uint8 RGB, and classes (N) of a split's objects.
 
-    Returns:
-        Two pairs of crops (N, 3, side, side), uint8 RGB, and classes (N).
+    ``scenes`` chooses among those of the split, in the order of their numbers.
 
     Raises:
-        InputError: when either has no object.
+        InputError: when there is no object.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(data / f"annotations/{split}.json"))
-    found: list[tuple[list, list]] = [([], []), ([], [])]
-    for number, index in enumerate(sorted(truth.getImgIds())):
+    crops, classes = [], []
+    for index in sorted(truth.getImgIds())[scenes]:
         with Image.open(data / split / truth.imgs[index]["file_name"]) as image:
             picture = F.pil_to_tensor(image.convert("RGB"))
-        crops, classes = found[number % 2]
         for note in truth.imgToAnns[index]:
             if max(note["bbox"][2:]) >= SMALLEST:
                 crops.append(cut(picture, note["bbox"], side))
                 classes.append(note["category_id"])
-    if not all(classes for _, classes in found):
-        raise InputError(f"{data}: {split} has too few objects of {SMALLEST} pixels")
-    return [(torch.stack(crops), torch.tensor(classes)) for crops, classes in found]
+    if not crops:
+        raise InputError(
+            f"DATA={data}: {split} has no object of {SMALLEST} pixels; make more scenes"
+        )
+    return torch.stack(crops), torch.tensor(classes)
 
 
 def cut(picture: Tensor, box: list[float], side: int) -> Tensor:
@@ -80,12 +82,7 @@ def cut(picture: Tensor, box: list[float], side: int) -> Tensor:
 @torch.no_grad()
 def judge(backbone: nn.Module, bank: Objects, queries: list[Objects]) -> list[list]:
     """Accuracy (0..1) of every map, for each of the queries. Crops are normalised."""
-    for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None  # the mean of all batches
-    backbone.train()
-    embed(backbone, bank[0])
+    update_bn(bank[0].split(CHUNK), backbone)
     backbone.eval()  # MMPretrain's returns nothing
     known = embed(backbone, bank[0])
     return [
@@ -112,21 +109,6 @@ def embed(backbone: nn.Module, images: Tensor) -> list[Tensor]:
     return [torch.cat(maps) for maps in zip(*parts, strict=True)]
 
 
-def build_backbone(cfg: Config, checkpoint: str) -> nn.Module:
-    """The backbone of CONFIG, with all its maps.
-
-    Raises:
-        InputError: when the checkpoint cannot be read.
-    """
-    cfg = cfg.copy()
-    cfg.model.backbone.out_indices = (0, 1, 2, 3)
-    model = MODELS.build(cfg.model)
-    model.init_weights()
-    if checkpoint != "random":
-        model.load_state_dict(load_weights(checkpoint))
-    return model.backbone
-
-
 def read_objects(cfg: Config, data: Path) -> list[Objects]:
     """Bank, known and new objects, normalised.
 
@@ -144,11 +126,11 @@ def read_objects(cfg: Config, data: Path) -> list[Objects]:
         torch.tensor(cfg.model.data_preprocessor[key]).view(3, 1, 1)
         for key in ("mean", "std")
     )
-    val = [
-        torch.cat(pair)
-        for pair in zip(*cut_objects(data, "val", cfg.size), strict=True)
-    ]
-    found = [*cut_objects(data, "train", cfg.size), (val[0], val[1])]
+    found = (
+        cut_objects(data, "train", cfg.size, slice(0, None, 2)),
+        cut_objects(data, "train", cfg.size, slice(1, None, 2)),
+        cut_objects(data, "val", cfg.size),
+    )
     return [((crops - mean) / std, classes) for crops, classes in found]
 
 
@@ -165,8 +147,7 @@ def main() -> None:
         common = classes.bincount().max().item() / len(classes)
         print(f"{name}: {len(classes)} objects, the commonest class {common:.3f}")
     for checkpoint in args.checkpoint:
-        torch.manual_seed(0)
-        known, new = judge(build_backbone(cfg, checkpoint), bank, queries)
+        known, new = judge(load_backbone(cfg, checkpoint), bank, queries)
         words = ", ".join(
             f"C{k} known {a:.3f} new {b:.3f}"
             for k, (a, b) in enumerate(zip(known, new, strict=True), 2)
