@@ -162,15 +162,24 @@ def test_classes_are_learnt_and_evaluated(data, tmp_path, projector):
     cfg = small_config(
         data,
         **{
-            "train_cfg.max_iters": 60,
-            "train_cfg.val_interval": 60,
+            "train_cfg.max_iters": 120,
+            "train_cfg.val_interval": 120,
             "model.data_preprocessor.montage.size": 64,
             "train_dataloader.dataset.dataset.pipeline.1.size": 64,
             "val_dataloader.dataset.dataset.pipeline.1.scale": 64,
             "val_dataloader.dataset.dataset.pipeline.2.crop_size": 64,
             "train_dataloader.batch_size": 16,
             "optim_wrapper": dict(_delete_=True, optimizer=dict(type="AdamW", lr=3e-3)),
-            "param_scheduler": None,
+            # To zero, so that BN's running statistics are those of the last weights.
+            "param_scheduler": [
+                dict(
+                    type="CosineAnnealingLR",
+                    by_epoch=False,
+                    begin=40,
+                    end=120,
+                    T_max=80,
+                )
+            ],
             "train_dataloader.dataset.dataset.pipeline.1.color_jitter_prob": 0.0,
             "train_dataloader.dataset.dataset.pipeline.1.gray_prob": 0.0,
             "work_dir": str(tmp_path),

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mcl.errors import exit_in_words
 from mcl.models.losses import normalise
+from mcl.preflight import read_config
 
 NUMBER = 14  # objects, and grounds
 PART = 0.75  # longest side of an object by the picture's
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("materials", type=Path)
     parser.add_argument("checkpoint", nargs="+")
     args = parser.parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     init_default_scope(cfg.get("default_scope", "mmpretrain"))
     grid = compose_grid(args.materials, cfg.size)
     for checkpoint in args.checkpoint:

@@ -31,6 +31,7 @@ from torchvision.transforms.v2 import functional as F
 from mcl.engine.knn import knn_vote
 from mcl.errors import InputError, exit_in_words
 from mcl.models.losses import normalise
+from mcl.preflight import read_config
 
 NEIGHBOURS = 8
 CHUNK = 128
@@ -140,7 +141,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("checkpoint", nargs="+")
     args = parser.parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = read_config(args.config)
     init_default_scope(cfg.get("default_scope", "mmpretrain"))
     bank, *queries = read_objects(cfg, args.data)
     for name, (_, classes) in zip(("known", "new"), queries, strict=True):
