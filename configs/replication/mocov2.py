@@ -78,3 +78,5 @@ train_pipeline = [
     dict(type="PackInputs"),
 ]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
+# The search's middle: at 1e-3 and above, kNN was lower the higher the rate.
+optim_wrapper = dict(optimizer=dict(lr=3.3e-4))

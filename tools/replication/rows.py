@@ -105,13 +105,13 @@ SCALES = {
         data=dict(
             pretrain=10064,
             probe=816,
-            train=500,
+            train=2000,
             val=500,
             object_size=96,
             scene_size=128,
             **OBJECTS,
         ),
-        finetuning={100: 400, 10: 300},
+        finetuning={100: 400, 10: 400},
     ),
     # One GPU: a whole ResNet-18, larger pictures, 40 passes over six times the images.
     # Lengths and learning rates were not tried yet.
