@@ -213,7 +213,9 @@ def machine_words(content: dict) -> str:
     machine = content.get("machine") or {}
     flags = f" ({machine['cpu_flags']})" if machine.get("cpu_flags") else ""
     cpu = f"{machine.get('cpu', 'CPU not named')}{flags}"
-    parts = [f"{cpu}, {machine.get('cores')} cores"]
+    parts = [cpu]
+    if machine.get("cores"):
+        parts.append(counted(machine["cores"], "core"))
     if machine.get("gpu"):
         parts.append(machine["gpu"])
     parts += [

@@ -99,8 +99,8 @@ OBJECTS = dict(
 )
 
 SCALES = {
-    # Two CPU cores: what the configs say. The length of fine-tuning was chosen after a
-    # longer one had shown no gain, see "What moved it" in docs/replication.md.
+    # Two CPU cores: what the configs say. How the length of fine-tuning was chosen is
+    # told under "What moved it" in docs/replication.md.
     "small": Scale(
         data=dict(
             pretrain=10064,
