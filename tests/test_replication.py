@@ -372,10 +372,14 @@ def test_perfect_detections_have_an_ap_of_one(prepared, tmp_path):
     wrong = [dict(note, category_id=note["category_id"] % 18 + 1) for note in notes]
     for name, found in dict(right=notes, wrong=wrong).items():
         for kind in ("bbox", "segm"):
-            content = [dict(note, score=0.9) for note in found]
+            content = [dict(n, score=score) for score in (0.1, 0.9) for n in found]
             (tmp_path / f"{name}.{kind}.json").write_text(json.dumps(content))
     right = measure.measure_detections(truth, str(tmp_path / "right"))
     assert right["bbox"] == right["segm_75"] == right["bbox_agnostic"] == 1
+    # Of the examples as many detections as objects, the best ones.
+    for kept in right["examples"]:
+        objects = [n for n in notes if n["image_id"] == kept["image_id"]]
+        assert [box[4] for box in kept["boxes"]] == [0.9] * len(objects)
     wrong = measure.measure_detections(truth, str(tmp_path / "wrong"))
     assert wrong["bbox"] < 0.1 and wrong["bbox_agnostic"] == 1
     (tmp_path / "none.bbox.json").write_text("[]")

@@ -349,18 +349,23 @@ def test_figures_in_words():
 
 
 def test_detections_hit_one_object_of_their_class_each():
-    truth = [box(10), box(50, category=2)]
+    truth = [box(10), box(50, category=2), *(box(200 + k) for k in range(3))]
     found = [
         box(10, 0.5),  # the object has gone to the better one
         box(12, 0.9),
         box(50, 0.8),  # another class
         box(62, 0.7, category=2),  # 8 of 20 pixels in common: IoU 0.25
         box(52, 0.6, category=2),
-        box(10, measure.LEAST_SCORE),  # not above
+        box(200, 0.1),  # the sixth of five
     ]
-    hits = [(b[4], hit) for b, hit in plots.match(found, truth)]
-    expected = [(0.9, True), (0.8, False), (0.7, False), (0.6, True), (0.5, False)]
-    assert hits == expected
+    meetings = [(b[4], meeting) for b, meeting in plots.match(found, truth)]
+    assert meetings == [
+        (0.9, "hit"),
+        (0.8, "place"),
+        (0.7, "miss"),
+        (0.6, "hit"),
+        (0.5, "place"),
+    ]
     assert plots.overlap(box(10), box(20)) == pytest.approx(1 / 3)
     assert plots.overlap(box(10), box(40)) == 0
 

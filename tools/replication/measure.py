@@ -34,7 +34,6 @@ from mcl.models.losses import normalise
 NEIGHBOURS = 8
 BANK_PER_CUTOUT = 8
 EXAMPLES = 6  # scenes whose detections are kept
-LEAST_SCORE = 0.15  # few boxes reach more after so short a training
 
 
 def average_precision(
@@ -66,19 +65,20 @@ def measure_detections(annotations: Path, prefix: str) -> dict:
         found[f"{kind}_agnostic"] = average_precision(truth, file, kind, False)[0]
     boxes = json.loads(Path(f"{prefix}.bbox.json").read_text())
     found["examples"] = [
-        dict(image_id=image, boxes=confident(boxes, image))
+        dict(image_id=image, boxes=best(boxes, image, len(truth.getAnnIds(image))))
         for image in sorted(truth.getImgIds())[:EXAMPLES]
     ]
     return found
 
 
-def confident(results: list[dict], image: int) -> list[list[float]]:
-    """[x, y, width, height, score, category] of an image's confident detections."""
-    return [
+def best(results: list[dict], image: int, count: int) -> list[list[float]]:
+    """[x, y, width, height, score, category] of an image's highest scores."""
+    found = [
         [*(round(v, 1) for v in r["bbox"]), round(r["score"], 3), r["category_id"]]
         for r in results
-        if r["image_id"] == image and r["score"] >= LEAST_SCORE
+        if r["image_id"] == image
     ]
+    return sorted(found, key=lambda box: -box[4])[:count]
 
 
 def load_backbone(cfg: Config, checkpoint: str) -> nn.Module:

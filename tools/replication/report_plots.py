@@ -10,7 +10,6 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from measure import LEAST_SCORE
 from spread import mean
 from titles import NAMES, TITLES
 from wording import share
@@ -26,6 +25,12 @@ LENGTHS = (
 )
 SCENES, COLUMNS = 4, 5  # of the detections, at most
 OVERLAP = 0.5
+# What a detection meets: its label, colour and line.
+MEETINGS = {
+    "hit": ("detection of an object, of its class", "tab:green", "-"),
+    "place": ("of an object, but another class or again", "tab:orange", "-"),
+    "miss": ("detection of no object", "tab:red", "--"),
+}
 # Strong colours first, their pale partners for the rows after them.
 COLOURS = plt.get_cmap("tab20").colors[::2] + plt.get_cmap("tab20").colors[1::2]
 Box = Sequence[float]
@@ -168,22 +173,24 @@ def overlap(a: Box, b: Box) -> float:
     return both / union if union else 0.0
 
 
-def match(found: Sequence[Box], truth: Sequence[Box]) -> list[tuple[Box, bool]]:
-    """Detections above the score, best first, and whether each hits an object.
+def match(found: Sequence[Box], truth: Sequence[Box]) -> list[tuple[Box, str]]:
+    """The best detections, as many as objects, and what each of them meets.
 
     Args:
         found: x, y, width, height, score, category.
         truth: x, y, width, height, category. Each is hit once, by the detection of
             its category with the highest score among those that overlap enough.
+
+    Returns:
+        Detections, best first, each with one of ``MEETINGS``.
     """
     free, matched = list(truth), []
-    for box in sorted(found, key=lambda b: -b[4]):
-        if box[4] <= LEAST_SCORE:
-            continue
+    for box in sorted(found, key=lambda b: -b[4])[: len(truth)]:
         fitting = [t for t in free if t[4] == box[5] and overlap(box, t) >= OVERLAP]
         if fitting:
             free.remove(max(fitting, key=lambda t: overlap(box, t)))
-        matched.append((box, bool(fitting)))
+        placed = any(overlap(box, t) >= OVERLAP for t in truth)
+        matched.append((box, "hit" if fitting else "place" if placed else "miss"))
     return matched
 
 
@@ -212,12 +219,12 @@ def draw_examples(scale: Scale, file: Path) -> None:
         draw_scene(axis, scale.data["scene_size"], truth[image], found[row][image])
     for axis, row in zip(axes, found, strict=False):
         axis.set_title(TITLES[row], fontsize=9)
-    lines = [
-        Line2D([], [], color="0.6", lw=3, label="object"),
-        Line2D([], [], color="tab:green", label="detection that hits one"),
-        Line2D([], [], color="tab:red", ls="--", label="detection that does not"),
+    lines = [Line2D([], [], color="0.6", lw=3, label="object")]
+    lines += [
+        Line2D([], [], color=tone, ls=style, label=label)
+        for label, tone, style in MEETINGS.values()
     ]
-    made.legend(handles=lines, loc="outside lower center", ncols=3, fontsize=8)
+    made.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=8)
     save(made, file)
 
 
@@ -227,10 +234,9 @@ def draw_scene(axis: Axes, side: int, truth: list, found: list) -> None:
     for x, y, width, height, _ in truth:
         grey = dict(edgecolor="0.6", linewidth=3)
         axis.add_patch(Rectangle((x, y), width, height, fill=False, **grey))
-    for (x, y, width, height, *_), hit in match(found, truth):
-        style = dict(
-            edgecolor="tab:green" if hit else "tab:red", linestyle="-" if hit else "--"
-        )
+    for (x, y, width, height, *_), meeting in match(found, truth):
+        _, tone, line = MEETINGS[meeting]
+        style = dict(edgecolor=tone, linestyle=line)
         axis.add_patch(Rectangle((x, y), width, height, fill=False, **style))
 
 
@@ -249,8 +255,8 @@ PLOTS = {
     "detections": (
         has_examples,
         draw_examples,
-        f"Detections that score above {LEAST_SCORE:g}, of one seed with all labels. "
-        f"Solid: an object of that class is hit with an IoU of {OVERLAP:g} or more.",
+        "As many detections as there are objects, those of the highest scores, of one "
+        f"seed with all labels. An object is met with an IoU of {OVERLAP:g} or more.",
     ),
 }
 
