@@ -105,6 +105,8 @@ def test_known_spreads():
     two = torch.eye(8)[torch.arange(64) % 2]
     assert spread(two)[1].item() == pytest.approx(2, abs=1e-3)
     assert spread(torch.zeros(4, 8)).tolist() == [0, 1]
+    # What rounding leaves of rows that are 0: their moments are no normal numbers.
+    assert spread(torch.full((16, 16), 5e-34))[1].item() == 1
 
 
 def test_a_direction_with_91_percent_leaves_a_rank_of_two():

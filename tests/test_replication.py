@@ -142,7 +142,7 @@ def test_medium_has_the_sizes_of_its_name():
     data = rows.SCALES["medium"].data
     assert data["pretrain"] >= 60000 and (data["train"], data["val"]) == (3000, 2000)
     small = rows.SCALES["small"].data
-    assert small["pretrain"] >= 10000 and (small["train"], small["val"]) == (500, 500)
+    assert small["pretrain"] >= 10000 and (small["train"], small["val"]) == (2000, 500)
 
 
 def keys(scale, *names) -> list[str]:

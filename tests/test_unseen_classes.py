@@ -113,6 +113,14 @@ def test_command_compares_starts(scenes, capsys):
     assert first.startswith("random: C2 known 1.000 new") and first.count("new") == 4
 
 
+def test_weights_of_another_model_are_refused(scenes, tmp_path):
+    file = tmp_path / "other.pth"
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1))), file)
+    config = str(ROOT / "configs/replication/sup.py")
+    with pytest.raises(InputError, match="other.pth: .* not those of .*sup.py"):
+        run_main("tools/scenes/unseen_classes.py", config, str(scenes), str(file))
+
+
 def test_data_without_new_cutouts_are_refused(scenes):
     (scenes / "card.json").write_text(json.dumps(dict(options={})))
     with pytest.raises(InputError, match="--split-cutouts"):

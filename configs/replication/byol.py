@@ -32,3 +32,5 @@ model = dict(
         loss=dict(type="CosineSimilarityLoss"),
     ),
 )
+# The search's middle, as of the rows that were not tried yet.
+optim_wrapper = dict(optimizer=dict(lr=1e-3))

@@ -61,7 +61,9 @@ def spread(embeddings: Tensor) -> Tensor:
     # Either product has the eigenvalues that are not 0; the smaller one is faster.
     moments = rows @ rows.t() if count < dims else rows.t() @ rows
     values = torch.linalg.eigvalsh(moments).clamp(min=0)
-    shares = values / values.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    total, tiny = values.sum(), torch.finfo(values.dtype).tiny
+    # Rows shorter than the norm's epsilon leave a total that is no normal number: none.
+    shares = torch.where(total < tiny, 0, values / total.clamp(min=tiny))
     return torch.stack([deviation, torch.special.entr(shares).sum().exp()])
 
 

@@ -5,6 +5,7 @@ from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from mcl.errors import InputError
 from mcl.export import load_weights
 
 
@@ -15,7 +16,7 @@ def load_backbone(cfg: Config, checkpoint: str) -> nn.Module:
     each time.
 
     Raises:
-        InputError: when the checkpoint cannot be read.
+        InputError: when the checkpoint cannot be read or is of another model.
     """
     cfg = cfg.copy()
     cfg.model.backbone.out_indices = (0, 1, 2, 3)
@@ -23,5 +24,11 @@ def load_backbone(cfg: Config, checkpoint: str) -> nn.Module:
     model = MODELS.build(cfg.model)
     model.init_weights()
     if checkpoint != "random":
-        model.load_state_dict(load_weights(checkpoint))
+        try:
+            model.load_state_dict(load_weights(checkpoint))
+        except RuntimeError as error:
+            raise InputError(
+                f"{checkpoint}: its weights are not those of {cfg.filename}; give a "
+                "checkpoint of that config's pre-training"
+            ) from error
     return model.backbone
