@@ -155,13 +155,21 @@ def _replace_sync_bn(node) -> None:
 
 def datasets(node) -> Iterator[dict]:
     """Every data set's config under a loader's, wrappers left out."""
+    return (dataset for _, dataset in named_datasets(node, "dataset"))
+
+
+def named_datasets(node, field: str) -> Iterator[tuple[str, dict]]:
+    """The same, each behind its field, as ``--cfg-options`` takes it."""
     if not isinstance(node, dict):
         return
-    inner = node.get("datasets") or ([node["dataset"]] if "dataset" in node else [])
-    for child in inner:
-        yield from datasets(child)
+    parts = node.get("datasets") or ()
+    inner = {f"datasets.{i}": child for i, child in enumerate(parts)}
+    if not inner and "dataset" in node:
+        inner = dict(dataset=node["dataset"])
+    for name, child in inner.items():
+        yield from named_datasets(child, f"{field}.{name}")
     if not inner:
-        yield node
+        yield field, node
 
 
 def check_paths(cfg: Config, trust: bool = False) -> None:
@@ -191,8 +199,9 @@ def check_data(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
         InputError: naming the field and the path that is not there.
     """
     for loader in loaders:
-        for dataset in datasets((cfg.get(loader) or {}).get("dataset")):
-            _check_dataset(loader, dataset)
+        node = (cfg.get(loader) or {}).get("dataset")
+        for field, dataset in named_datasets(node, f"{loader}.dataset"):
+            _check_dataset(field, dataset)
 
 
 def _check_checkpoint(cfg: Config, trust: bool) -> None:
@@ -234,9 +243,8 @@ def _check_initial(init: dict, trust: bool) -> None:
         )
 
 
-def _check_dataset(loader: str, dataset: dict) -> None:
+def _check_dataset(field: str, dataset: dict) -> None:
     root = Path(dataset.get("data_root") or "")
-    field = f"{loader}.dataset"
     if "://" in str(root):
         return
     if not root.is_dir():

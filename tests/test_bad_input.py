@@ -64,7 +64,8 @@ def test_missing_config(tmp_path):
 def test_missing_and_empty_folder(tmp_path):
     missing, empty = tmp_path / "missing", tmp_path / "empty"
     empty.mkdir()
-    assert f"data_root={missing}" in said(pretraining(tmp_path / "w", missing))
+    named = f"train_dataloader.dataset.dataset.data_root={missing}"
+    assert named in said(pretraining(tmp_path / "w", missing))
     assert f"{empty} is empty" in said(pretraining(tmp_path / "w", empty))
     assert not (tmp_path / "w").exists()
 

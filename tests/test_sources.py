@@ -434,7 +434,8 @@ def test_a_recipe_of_another_source_trains_and_resumes(tmp_path, source):
 
 def test_what_is_missing_is_said_before_the_run(tmp_path):
     def said(cfg) -> str:
-        with pytest.raises(InputError, match="^train_dataloader.dataset") as error:
+        match = "^train_dataloader.dataset.dataset"
+        with pytest.raises(InputError, match=match) as error:
             check_data(cfg)
         return str(error.value)
 
@@ -473,7 +474,9 @@ def test_what_is_missing_is_said_before_the_run(tmp_path):
     cfg = recipe("coco-unlabeled", tmp_path)
     check_data(cfg)
     shutil.rmtree(tmp_path / "source1" / "unlabeled2017")
-    assert "unlabeled2017: there is no such folder" in said(cfg)
+    gone = said(cfg)
+    assert "unlabeled2017: there is no such folder" in gone
+    assert gone.startswith("train_dataloader.dataset.dataset.datasets.1.data_prefix=")
 
 
 def test_endings_are_those_of_the_folder_source():
