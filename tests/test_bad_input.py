@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite(tmp_path):
         apart=True,
         **{
             "train_cfg.max_iters": 20,
-            "optim_wrapper.optimizer.lr": 1e38,
+            "optim_wrapper.optimizer.lr": 1e30,
             "param_scheduler.0.start_factor": 1.0,
         },
     )

@@ -341,7 +341,7 @@ def test_a_table_lines_up():
         (("step", TINY, "--variant", "a", "model.nonsense=1"), "variant a: "),
         (("data", TINY, "--images", "none"), "--images none: there is no such folder"),
         (("data", TINY, "--pairs", 0), "--pairs 0"),
-        (("optimizer", TINY), "its optimizer is SGD; give one with LARS"),
+        (("optimizer", TINY), "its optimizer is AdamW; give one with LARS"),
         (("loop", TINY, "--iters", 2), "--iters 2: give 3 or more"),
         (("scale", TINY, "--processes", 0), "--processes 0: give 1 or more"),
     ],

@@ -367,6 +367,31 @@ def test_pictures_of_one_name_have_one_ground(parted):
         assert np.median(near) < apart / 2
 
 
+def test_grounds_are_shared_by_as_many_pictures_as_asked(tmp_path):
+    """Every picture has a corner of its ground that no object covers."""
+    options = make_scenes.Options(
+        pretrain=8, train=1, val=1, object_size=48, per_ground=3
+    )
+    make_scenes.build(tmp_path, options)
+    files = sorted(f.relative_to(tmp_path) for f in tmp_path.glob("pretrain/*/*"))
+    wanted = [(k, name) for k in range(3) for name in range(3 if k < 2 else 2)]
+    assert [str(f) for f in files] == [
+        f"pretrain/{k:04d}/{name:06d}.jpg" for k, name in wanted
+    ]
+
+    def apart(one, two):
+        """Least mean difference of two pictures' corners at the left and at the top."""
+        with Image.open(tmp_path / one) as a, Image.open(tmp_path / two) as b:
+            a, b = np.asarray(a).astype(int), np.asarray(b).astype(int)
+        corners = np.s_[:4, :4], np.s_[30:34, :4], np.s_[:4, 30:34]
+        return min(np.abs(a[c] - b[c]).mean() for c in corners)
+
+    pairs = [(a, b) for a in files for b in files if a < b]
+    same = [apart(a, b) for a, b in pairs if a.name == b.name]
+    other = [apart(a, b) for a, b in pairs if a.name != b.name]
+    assert np.median(same) < 8 < np.median(other)
+
+
 def test_split_set_is_the_same_from_one_process(parted, tmp_path):
     _, card, options = parted
     again, _ = make_scenes.build(tmp_path / "set", options)
@@ -423,6 +448,8 @@ def test_distractors_are_no_objects():
     [
         (dict(split_cutouts=True), "--cutouts DIR"),
         (dict(probe=3), "--split-cutouts"),
+        (dict(per_ground=-1), "--per-ground is -1"),
+        (dict(per_ground=4, cutouts="/none", split_cutouts=True), "--per-ground is 4"),
         (dict(smallest=0.9), "--smallest is 0.9"),
         (dict(main=1.5), "--main is 1.5"),
         (dict(objects=0), "--objects is 0"),

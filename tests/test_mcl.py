@@ -33,8 +33,8 @@ def test_loss_names():
     for level, weight in zip(
         ("p5", "p4", "p3", "p2"), (1 / 2, 1 / 4, 1 / 8, 1 / 8), strict=True
     ):
-        # two views, 2T = 0.4
-        expected = 2 * weight * 0.4 * losses[f"ce_{level}"]
+        # two views, 2T = 0.2
+        expected = 2 * weight * 0.2 * losses[f"ce_{level}"]
         assert losses[f"loss_{level}"].item() == pytest.approx(
             expected.item(), rel=1e-5
         )

@@ -64,4 +64,4 @@ def test_auto_scale_lr_counts_the_images_of_an_iteration(tmp_path, image_folder)
     scaled = torch.load(tmp_path / "iter_2.pth", weights_only=False)
     # 8 images against 64 in the config
     initial = scaled["optimizer"]["param_groups"][0]["initial_lr"]
-    assert initial == pytest.approx(0.05 * 8 / 64)
+    assert initial == pytest.approx(1e-3 * 8 / 64)

@@ -10,7 +10,7 @@ With ``--split-cutouts`` 20 % of the cut-outs of a class are seen in ``val/`` on
 others elsewhere. ``pretrain/`` is then sorted into folders, CLASS/CUT-OUT/, with
 equally many pictures each, and pictures of one name have one ground: it cannot tell
 them apart. ``probe/`` is sorted likewise; its pictures, of the same cut-outs on other
-crops, serve to judge features.
+crops, serve to judge features. ``--per-ground N`` shares grounds without the split.
 
 Every picture draws from its own random generator, seeded with
 (seed, split, index): the bytes do not depend on the number of workers. They
@@ -66,7 +66,8 @@ class Options:
     are not used, CLASS/NAME with commas between; ``objects`` and
     ``distractors`` are the most of a scene; ``smallest`` and ``main`` are the least
     that an object's longest side measures, by the side of the scene, and the main
-    object's by the shorter side of its picture.
+    object's by the shorter side of its picture; ``per_ground`` is how many ``pretrain``
+    pictures share a ground, 0: none (with ``split_cutouts``: one of every cut-out).
     """
 
     pretrain: int = 3000
@@ -85,9 +86,11 @@ class Options:
     smallest: float = 0.16
     main: float = 0.4
     leave_out: str = ""
+    per_ground: int = 0
 
     def __post_init__(self):
-        lowest = dict.fromkeys((*SPLITS, "seed", "distractors"), 0) | dict(
+        from_zero = (*SPLITS, "seed", "distractors", "per_ground")
+        lowest = dict.fromkeys(from_zero, 0) | dict(
             object_size=32, scene_size=64, objects=1
         )
         for name, low in lowest.items():
@@ -109,6 +112,11 @@ class Options:
             raise ValueError("--leave-out needs --cutouts DIR.")
         if self.probe and not self.split_cutouts:
             raise ValueError(f"--probe is {self.probe}; it needs --split-cutouts.")
+        if self.per_ground and self.split_cutouts:
+            raise ValueError(
+                f"--per-ground is {self.per_ground}; with --split-cutouts pictures of "
+                "all cut-outs share grounds, leave it out."
+            )
 
     @property
     def rules(self):
@@ -165,8 +173,12 @@ class Composer:
             name, number = divmod(index, len(source))
             label, stem, main = source.single(number)
             folder = folder / source.names[label] / stem
-            folder.mkdir(parents=True, exist_ok=True)
-        if main is not None and split == "pretrain":
+        elif self.options.per_ground:
+            name, number = divmod(index, self.options.per_ground)
+            folder = folder / f"{number:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        together = self.options.split_cutouts or self.options.per_ground
+        if together and split == "pretrain":
             seed = [self.options.seed, len(SPLITS), name]
             grounds = Fixed(grounds.sample(np.random.default_rng(seed), size, size))
         image = compose_object(rng, source, grounds, size, main, scale)
@@ -462,6 +474,14 @@ def parse_args(argv):
         type=float,
         default=default.main,
         help="smallest main object by its picture's shorter side (default %(default)s)",
+    )
+    parser.add_argument(
+        "--per-ground",
+        type=int,
+        default=default.per_ground,
+        metavar="N",
+        help="pretrain pictures that share a ground, in folders 0000/ to N - 1, named "
+        "by their ground; for ReplayableSampler's same_names (default: own grounds)",
     )
     parser.add_argument("--workers", type=int, default=1, help="number of processes")
     parser.add_argument(

@@ -18,6 +18,7 @@ from backbones import load_backbone
 from compose import Fixed, blend, load_grounds, make_layer, place
 from cutouts import FolderCutouts
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
@@ -78,6 +79,8 @@ def main() -> None:
     parser.add_argument("materials", type=Path)
     parser.add_argument("checkpoint", nargs="+")
     args = parser.parse_args()
+    # Building a model logs a line for every weight.
+    MMLogger.get_instance("object_or_ground", log_level="WARNING")
     cfg = read_config(args.config)
     init_default_scope(cfg.get("default_scope", "mmpretrain"))
     grid = compose_grid(args.materials, cfg.size)

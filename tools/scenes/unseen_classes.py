@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from backbones import load_backbone
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from PIL import Image
 from pycocotools.coco import COCO
@@ -141,6 +142,8 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("checkpoint", nargs="+")
     args = parser.parse_args()
+    # Building a model logs a line for every weight.
+    MMLogger.get_instance("unseen_classes", log_level="WARNING")
     cfg = read_config(args.config)
     init_default_scope(cfg.get("default_scope", "mmpretrain"))
     bank, *queries = read_objects(cfg, args.data)
