@@ -378,4 +378,10 @@ def test_curves_and_lengths_hold_what_was_run():
     aps = found.values("mcl").values()
     assert [step for step, _ in curve] == [0.5, 1]
     assert curve[1][1] == pytest.approx([100 * ap for ap in aps])
+    assert plots.with_curves(found) == [100, 10]
+    for run in found.runs("mcl", 10):
+        del run["curve"][:-1]
+    assert plots.with_curves(
+        collected.Scale("small", dict(mcl=found.rows["mcl"]), {}, "")
+    ) == [100]
     assert set(plots.plots_of(scale(mcl=HIGH))) == {"rows"}

@@ -103,14 +103,24 @@ def learning(scale: Scale, row: str, labels: int) -> list[tuple[int, list[float]
     return [(step, [100 * c[step] for c in curves]) for step in sorted(steps)]
 
 
+def with_curves(scale: Scale) -> list[int]:
+    """Parts of the labels with which rows were evaluated on the way."""
+    return [
+        labels
+        for labels in LABELS
+        if any(len(learning(scale, row, labels)) > 1 for row in STARTS)
+    ]
+
+
 def has_curves(scale: Scale) -> bool:
-    return any(len(learning(scale, row, n)) > 1 for row in STARTS for n in LABELS)
+    return bool(with_curves(scale))
 
 
 def draw_curves(scale: Scale, file: Path) -> None:
     """Box AP during fine-tuning: mean of the seeds, lowest to highest shaded."""
-    made, axes = figure(9, 3.6, len(LABELS))
-    for axis, labels in zip(axes, LABELS, strict=True):
+    parts = with_curves(scale)
+    made, axes = figure(1 + 4 * len(parts), 3.6, len(parts))
+    for axis, labels in zip(axes, parts, strict=True):
         for row in STARTS:
             points = learning(scale, row, labels)
             if points:
@@ -120,8 +130,7 @@ def draw_curves(scale: Scale, file: Path) -> None:
                 ends = [min(v) for v in values], [max(v) for v in values]
                 axis.fill_between(steps, *ends, color=colour(row), alpha=0.2, lw=0)
         axis.set(title=share(labels), xlabel="step of fine-tuning", ylabel="box AP")
-        if axis.lines:
-            axis.legend(fontsize=8)
+        axis.legend(fontsize=8)
     save(made, file)
 
 
