@@ -368,7 +368,7 @@ def test_pictures_of_one_name_have_one_ground(parted):
 
 
 def test_grounds_are_shared_by_as_many_pictures_as_asked(tmp_path):
-    """Every picture has a corner of its ground that no object covers."""
+    """Most pairs have a place at the left or the top that no object covers."""
     options = make_scenes.Options(
         pretrain=8, train=1, val=1, object_size=48, per_ground=3
     )
