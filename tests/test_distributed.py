@@ -1,7 +1,9 @@
 """Two processes, for real, with gloo."""
 
 import os
-import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +17,22 @@ from .conftest import options, random_views, run_tool, shrunk_model
 WORLD, BATCH = 2, 8
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+@contextmanager
+def in_group(rank: int, folder: str | Path) -> Iterator[None]:
+    """Let this process be one of ``WORLD``.
+
+    They find each other by a file: a port that was free a moment ago may be another
+    test's by now. They leave before Python ends, when gloo's threads can abort it.
+    """
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD)
+    )
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=WORLD
+    )
+    yield
+    torch.distributed.destroy_process_group()
 
 
 # The paper's, and one that reads every level's targets, remembers them, and computes
@@ -37,16 +51,13 @@ def model_and_views(head: dict):
     return model, [random_views(model, BATCH, seed=rank) for rank in range(WORLD)]
 
 
-def one_process(rank: int, port: int, folder: str, head: dict) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(WORLD),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
+def one_process(rank: int, folder: str, head: dict) -> None:
+    with in_group(rank, folder):
+        torch.save(one_step(rank, head), f"{folder}/{rank}.pth")
+
+
+def one_step(rank: int, head: dict) -> tuple[dict, dict, dict]:
+    """Losses, gradients and queue of a process that sees its half of the batch."""
     model, views = model_and_views(head)
     with torch.no_grad():
         model.loss(views[rank])
@@ -56,7 +67,7 @@ def one_process(rank: int, port: int, folder: str, head: dict) -> None:
     gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     losses = {k: v.detach() for k, v in losses.items()}
     queue = {k: v for k, v in model.state_dict().items() if "queue" in k}
-    torch.save((losses, gradients, queue), f"{folder}/{rank}.pth")
+    return losses, gradients, queue
 
 
 def whole_batch(views: list) -> list[View]:
@@ -75,7 +86,7 @@ def whole_batch(views: list) -> list[View]:
 
 @pytest.mark.parametrize("head", HEADS, ids=["image", "all levels, queue"])
 def test_two_processes_equal_one_of_the_whole_batch(tmp_path, head):
-    mp.spawn(one_process, (free_port(), str(tmp_path), head), nprocs=WORLD)
+    mp.spawn(one_process, (str(tmp_path), head), nprocs=WORLD)
     parts = [torch.load(tmp_path / f"{r}.pth") for r in range(WORLD)]
     model, views = model_and_views(head)
     with torch.no_grad():

@@ -1,6 +1,5 @@
 """The monitors in two processes, with gloo, against one."""
 
-import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ from mcl.engine import EmbeddingMonitorHook
 from mcl.engine.knn import knn_vote
 
 from .conftest import random_views, shrunk_model
-from .test_distributed import WORLD, free_port
+from .test_distributed import WORLD, in_group
 from .test_knn import hook_for, write_classes
 
 
@@ -57,31 +56,22 @@ def figures(rank: int, wrap=lambda model: model) -> dict[str, float]:
     return {name: float(values.current()) for name, values in logged.items()}
 
 
-def one_process(rank: int, port: int, folder: Path) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(WORLD),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-
+def one_process(rank: int, folder: Path) -> None:
     def wrap(model):
         return MMDistributedDataParallel(
             model, device_ids=None, broadcast_buffers=False
         )
 
-    found = dict(knn=accuracies(folder), monitor=figures(rank, wrap))
-    torch.save(found, folder / f"{rank}.pth")
+    with in_group(rank, folder):
+        found = dict(knn=accuracies(folder), monitor=figures(rank, wrap))
+        torch.save(found, folder / f"{rank}.pth")
 
 
 def test_two_processes_agree_and_equal_one(tmp_path):
     # 21 and 9 images: neither divides by two processes
     write_classes(tmp_path / "train", 7, noise=500)
     write_classes(tmp_path / "val", 3, noise=500)
-    mp.spawn(one_process, (free_port(), tmp_path), nprocs=WORLD)
+    mp.spawn(one_process, (tmp_path,), nprocs=WORLD)
     found = [torch.load(tmp_path / f"{rank}.pth") for rank in range(WORLD)]
     alone, banks = accuracies(tmp_path)
     assert all(0 < score < 1 for score in alone.values())

@@ -29,7 +29,7 @@ from precise_bn import PreciseBNHook
 from .conftest import SMALL_DETECTOR
 from .detectors import WIDTHS
 from .test_benchmarks import write_coco
-from .test_distributed import WORLD, free_port
+from .test_distributed import WORLD, in_group
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -426,27 +426,19 @@ def test_a_run_without_a_config_needs_a_dataloader(tmp_path):
         PreciseBNHook()._estimate(runner)
 
 
-def one_process(rank: int, port: int, folder: str) -> None:
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(WORLD),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
-    runner = toy_run(
-        Path(folder),
-        dict(ITERATIONS, max_iters=1),
-        dict(num_batches=2, dataloader=loader(Plain, shuffle=False)),
-        launcher="pytorch",
-    )
-    torch.save(runner.model.module.state_dict(), f"{folder}/rank{rank}.pth")
+def one_process(rank: int, folder: str) -> None:
+    with in_group(rank, folder):
+        runner = toy_run(
+            Path(folder),
+            dict(ITERATIONS, max_iters=1),
+            dict(num_batches=2, dataloader=loader(Plain, shuffle=False)),
+            launcher="pytorch",
+        )
+        torch.save(runner.model.module.state_dict(), f"{folder}/rank{rank}.pth")
 
 
 def test_two_processes_equal_one_that_sees_all_batches(tmp_path):
-    mp.spawn(one_process, (free_port(), str(tmp_path)), nprocs=WORLD)
+    mp.spawn(one_process, (str(tmp_path),), nprocs=WORLD)
     states = [torch.load(tmp_path / f"rank{r}.pth") for r in range(WORLD)]
     assert_equal(*states)
     model = Toy()

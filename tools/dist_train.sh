@@ -7,7 +7,7 @@
 #   NNODES       how many machines (default 1)
 #   NODE_RANK    which one this is, from 0
 #   MASTER_ADDR  address of the machine with rank 0
-#   PORT         a port that is free there (default 29500; a free one if NNODES=1)
+#   PORT         a port that is free there (default 29500; not needed if NNODES=1)
 set -euo pipefail
 
 fail() {
@@ -31,20 +31,19 @@ if [ "$nodes" -gt 1 ]; then
         port=29500
         echo "dist_train.sh: PORT is not set, using $port on ${MASTER_ADDR}" >&2
     fi
-elif [ -z "$port" ]; then
-    port="$(python -c 'import socket
-with socket.socket() as s:
-    s.bind(("127.0.0.1", 0))
-    print(s.getsockname()[1])')"
 fi
+rendezvous=(
+    --nnodes "$nodes"
+    --node_rank "${NODE_RANK:-0}"
+    --master_addr "${MASTER_ADDR:-127.0.0.1}"
+    --master_port "$port"
+)
+# On one machine torchrun takes a free port itself: one that is looked for here could be
+# another program's by the time it is used.
+[ -n "$port" ] || rendezvous=(--standalone)
 
 # mcl is found without being installed.
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-exec python -m torch.distributed.run \
-    --nnodes "$nodes" \
-    --node_rank "${NODE_RANK:-0}" \
-    --master_addr "${MASTER_ADDR:-127.0.0.1}" \
-    --master_port "$port" \
-    --nproc_per_node "$gpus" \
+exec python -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$gpus" \
     "$root/tools/train.py" "$config" --launcher pytorch "${@:3}"
