@@ -299,15 +299,34 @@ def test_plan_shares_a_pretraining_and_counts_for_equal_work(study, monkeypatch)
     found = {s.name: s for s in plan.plan(study, names, Path("/"))}
     trained = [n for n in found if n.endswith("/pretrain")]
     assert trained == ["mcl/pretrain", "mocov2-compute/pretrain"]
-    assert "mcl/search-0" in found["mocov2-compute/pretrain"].needs
+    assert "mcl/work" in found["mocov2-compute/pretrain"].needs
+    assert "mocov2/search-0" in found["mocov2-compute/pretrain"].needs
     assert found["mcl-backbone/fine-tune-10-0"].needs == ("mcl/pretrain",)
     assert "mcl/search-2" in found["mcl-quarter/export"].needs
-    work = {"mcl": 9.0, "mocov2-compute": 3.0}
-    best = {n: dict(lr=0.1, gmac_per_image=w) for n, w in work.items()}
-    monkeypatch.setattr(plan, "best_search", lambda _, owner: best[owner])
+    kept = dict(lr=0.1, knn=0.5, checkpoint="", gmac_per_image=3.0)
+    work = {"mcl/work": dict(gmac_per_image=9.0)}
+    monkeypatch.setattr(
+        stages.Study, "result", lambda _, stage: work.get(stage) or kept
+    )
     monkeypatch.setattr(plan, "pretrain", lambda *args: args)
     *_, steps, _ = plan.run_pretraining(study, "mocov2-compute", study.work)
     assert steps == 3 * rows.full_length(rows.ROWS["mcl"], TINY)
+
+
+@pytest.mark.parametrize("name", rows.ROWS)
+def test_every_row_can_be_run_alone(study, name):
+    found = [s.name for s in plan.plan(study, [name], Path("/"))]
+    for k, stage in enumerate(plan.plan(study, [name], Path("/"))):
+        assert set(stage.needs) <= set(found[:k]), stage.name
+
+
+def test_work_is_counted_without_training(study, prepared, tmp_path):
+    cfg = rows.pretraining_config(rows.ROWS["mcl"], TINY, None, 4)
+    whole = stages.count_work(stages.Study(TINY, prepared), cfg, tmp_path)
+    other = rows.pretraining_config(rows.ROWS["mcl-sup"], TINY, None, 4)
+    alone = stages.count_work(stages.Study(TINY, prepared), other, tmp_path)
+    # One view and no target, instead of two views, each with a target.
+    assert 2 < whole["gmac_per_image"] / alone["gmac_per_image"] < 3
 
 
 def test_rows_end_in_results(study, prepared, tmp_path, monkeypatch, capsys):

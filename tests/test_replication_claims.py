@@ -76,6 +76,7 @@ CASES = [
         dict(mcl=HIGH, mocov2=LOW, densecl=(0.15, 0.16, 0.155)),
     ),
     (dict(mcl=LOW, mcl_sup=ALIKE), dict(mcl=LOW, mcl_sup=HIGH)),
+    (dict(mcl=LOW, mcl_sup_compute=ALIKE), dict(mcl=LOW, mcl_sup_compute=HIGH)),
     (dict(mcl=HIGH, mcl_backbone=LOW), dict(mcl=ALIKE, mcl_backbone=LOW)),
     (dict(mcl=HIGH, mcl_crops=LOW), dict(mcl=LOW, mcl_crops=HIGH)),
     (dict(mcl=HIGH, mcl_level1=LOW), dict(mcl=ALIKE, mcl_level1=LOW)),
@@ -192,5 +193,5 @@ def test_little_loss_takes_evidence(differences, held, begins):
 
 def test_a_gain_without_a_ratio_is_not_judged():
     zeros = dict(mcl={100: HIGH, 10: HIGH}, random={100: LOW, 10: (0, 0, 0)})
-    verdict = claims.CLAIMS[10].judge(scale(**zeros))
+    verdict = claims.CLAIMS[11].judge(scale(**zeros))
     assert verdict.verdict == claims.MISSING and "two seeds" in verdict.detail

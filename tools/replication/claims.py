@@ -279,6 +279,12 @@ CLAIMS = (
         "mcl-sup",
         ("mcl",),
     ),
+    Against(
+        f"Supervised MCL that is given as much compute is within {percent(NEAR)} of MCL",
+        within(NEAR),
+        "mcl-sup-compute",
+        ("mcl",),
+    ),
     of_others(
         "Transferring FPN and box convs helps: MCL is above its backbone alone",
         "mcl",

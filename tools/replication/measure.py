@@ -1,10 +1,11 @@
-"""AP of result files, and neighbours' votes on features of a checkpoint.
+"""AP of result files, neighbours' votes on features, multiply-adds of a step.
 
     python tools/replication/measure.py detections ANN PREFIX OUT
     python tools/replication/measure.py features CONFIG CHECKPOINT DATA OUT
+    python tools/replication/measure.py work CONFIG OUT
 
 Each writes its figures into the JSON file OUT, which replicate.py reads. The second one
-also counts the multiply-adds of a training step.
+also counts the multiply-adds of a training step, the third one nothing but them.
 """
 
 import argparse
@@ -175,7 +176,9 @@ def main() -> None:
     features.add_argument("config")
     features.add_argument("checkpoint")
     features.add_argument("data", type=Path)
-    for kind in (detections, features):
+    work = kinds.add_parser("work")
+    work.add_argument("config")
+    for kind in (detections, features, work):
         kind.add_argument("out", type=Path)
     args = parser.parse_args()
     if args.kind == "detections":
@@ -183,8 +186,9 @@ def main() -> None:
     else:
         init_default_scope("mmpretrain")
         cfg = Config.fromfile(args.config)
-        found = measure_features(cfg, args.checkpoint, args.data)
-        found["gmac_per_image"] = count_work(cfg)
+        found = dict(gmac_per_image=count_work(cfg))
+        if args.kind == "features":
+            found |= measure_features(cfg, args.checkpoint, args.data)
     args.out.write_text(json.dumps(found) + "\n")
 
 

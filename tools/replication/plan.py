@@ -24,6 +24,7 @@ from .rows import (
 from .stages import (
     Stage,
     Study,
+    count_work,
     export_start,
     finetune,
     make_data,
@@ -64,8 +65,10 @@ def row_stages(study: Study, name: str) -> list[Stage]:
     if ROWS[owner].config:
         stages += search_stages(study, owner)
         needs = list(stages)
+        if like := ROWS[owner].like:
+            stages.append(work_stage(study, like))
         if not row.quarter:
-            stages.append(pretraining_stage(study, owner, needs))
+            stages.append(pretraining_stage(study, owner, list(stages)))
             needs = stages[-1:]
     if row.transfer == "detector" and ROWS[owner].config:
         run = partial(run_export, study, name)
@@ -97,8 +100,19 @@ def finetuning_name(name: str, labels: int, seed: int) -> str:
     return f"{name}/fine-tune-{labels}-{seed}"
 
 
+def search_owner(name: str) -> str:
+    """The first row that pre-trains the same way, however long: its search is taken."""
+    row = ROWS[name]
+    return next(
+        owner
+        for owner, other in ROWS.items()
+        if (other.config, other.batch) == (row.config, row.batch)
+    )
+
+
 def search_stages(study: Study, owner: str) -> list[Stage]:
     """Pre-trainings of a part of the length, one for each learning rate."""
+    owner = search_owner(owner)
     row, stages = ROWS[owner], []
     middle = Config.fromfile(CONFIGS / row.config).optim_wrapper.optimizer.lr
     steps = round(SEARCH_LENGTH * full_length(row, study.scale))
@@ -131,11 +145,16 @@ def pretraining_stage(study: Study, owner: str, needs: list[Stage]) -> Stage:
     row = ROWS[owner]
     steps = full_length(row, study.scale)
     own = describe(pretraining_config(row, study.scale, None, steps))
-    if row.like:
-        # As many multiply-adds as the other row needs: known when both were counted.
-        needs = [*needs, *search_stages(study, row.like)]
     run, kind = partial(run_pretraining, study, owner), f"pre-training {row.config}"
     return depending(f"{owner}/pretrain", run, needs, kind, steps, own)
+
+
+def work_stage(study: Study, name: str) -> Stage:
+    """Multiply-adds of a row's steps."""
+    row = ROWS[name]
+    cfg = pretraining_config(row, study.scale, None, full_length(row, study.scale))
+    run, needs = partial(count_work, study, cfg), [prepare_stage(study)]
+    return depending(f"{name}/work", run, needs, "work", own=describe(cfg))
 
 
 def fingerprint(study: Study, name: str) -> str:
@@ -159,7 +178,7 @@ def best_search(study: Study, owner: str) -> dict:
 
 
 def searches(study: Study, owner: str) -> list[dict]:
-    names = [f"{owner}/search-{k}" for k in range(len(FACTORS))]
+    names = [f"{search_owner(owner)}/search-{k}" for k in range(len(FACTORS))]
     return [study.result(name) for name in names]
 
 
@@ -167,7 +186,8 @@ def run_pretraining(study: Study, owner: str, out: Path) -> dict:
     row, best = ROWS[owner], best_search(study, owner)
     steps = full_length(row, study.scale)
     if row.like:
-        other = best_search(study, row.like)["gmac_per_image"]
+        # As many multiply-adds as the other row's whole pre-training.
+        other = study.result(f"{row.like}/work")["gmac_per_image"]
         wanted = full_length(ROWS[row.like], study.scale)
         steps = round(wanted * other / best["gmac_per_image"])
     return pretrain(study, row, best["lr"], steps, out)

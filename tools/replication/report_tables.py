@@ -43,6 +43,7 @@ EFFECTS = (
     ("whole length, not a quarter: MCL", "mcl", "mcl-quarter"),
     ("whole length, not a quarter: MoCo v2", "mocov2", "mocov2-quarter"),
     ("labels used in MCL", "mcl-sup", "mcl"),
+    ("labels used in MCL, with as much compute", "mcl-sup-compute", "mcl"),
     ("MCL, not MoCo v2 with as much compute", "mcl", "mocov2-compute"),
 )
 COMPARED = (

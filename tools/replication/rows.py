@@ -58,6 +58,7 @@ ROWS = {
     "mcl-full": Row("mcl-full.py", transfer="detector"),
     "mocov2-compute": Row("mocov2.py", like="mcl"),
     "mcl-half-batch": Row("mcl.py", transfer="detector", batch=0.5),
+    "mcl-sup-compute": Row("mcl-sup.py", transfer="detector", like="mcl"),
 }
 
 

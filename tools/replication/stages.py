@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmengine.config import Config
+
 from mcl.errors import InputError
 
 from .rows import (
@@ -157,6 +159,14 @@ def pretrain(study: Study, row: Row, lr: float, steps: int, out: Path) -> dict:
         curve=thin(lines),
         **json.loads(found.read_text()),
     )
+
+
+def count_work(study: Study, cfg: Config, out: Path) -> dict:
+    """Count the multiply-adds of a pre-training's steps, without training."""
+    config, found = out / "config.py", out / "work.json"
+    config.write_text(cfg.pretty_text)
+    study.command(out / "log.txt", SIBLINGS / "measure.py", "work", config, found)
+    return json.loads(found.read_text())
 
 
 def read_log(folder: Path) -> list[dict]:

@@ -25,6 +25,11 @@ ROWS = (
     Row("byol", "BYOL", "MMPretrain's, as many images seen as MCL"),
     Row("sup", "supervised classification", "the images' classes are learned"),
     Row("mcl-sup", "supervised MCL", "each tile's class is learned on the montage"),
+    Row(
+        "mcl-sup-compute",
+        "supervised MCL with MCL's compute",
+        "as many multiply-adds as MCL",
+    ),
     Row("mocov2-compute", "MoCo v2 with MCL's compute", "as many multiply-adds as MCL"),
     Row("mcl-backbone", "MCL's backbone alone", "of MCL's weights the backbone alone"),
     Row("mcl-level1", "MCL with one level", "the images alone, no smaller tiles"),
