@@ -24,9 +24,7 @@ def in_group(rank: int, folder: str | Path) -> Iterator[None]:
     They find each other by a file: a port that was free a moment ago may be another
     test's by now. They leave before Python ends, when gloo's threads can abort it.
     """
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD)
-    )
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=WORLD

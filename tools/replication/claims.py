@@ -280,7 +280,8 @@ CLAIMS = (
         ("mcl",),
     ),
     Against(
-        f"Supervised MCL that is given as much compute is within {percent(NEAR)} of MCL",
+        "Supervised MCL that is given as much compute is within "
+        f"{percent(NEAR)} of MCL",
         within(NEAR),
         "mcl-sup-compute",
         ("mcl",),
