@@ -12,7 +12,7 @@ from mmengine.model import MMDistributedDataParallel
 
 from mcl.datasets import View
 
-from .conftest import options, random_views, run_tool, shrunk_model
+from .conftest import SHRINK, TINY, options, random_views, run_tool, shrunk_model
 
 WORLD, BATCH = 2, 8
 
@@ -29,8 +29,10 @@ def in_group(rank: int, folder: str | Path) -> Iterator[None]:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/group", rank=rank, world_size=WORLD
     )
-    yield
-    torch.distributed.destroy_process_group()
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 # The paper's, and one that reads every level's targets, remembers them, and computes
@@ -107,9 +109,47 @@ def test_two_processes_equal_one_of_the_whole_batch(tmp_path, head):
         torch.testing.assert_close(remembered, state[name])
 
 
-def test_dist_train_runs_the_recipe_on_two_processes(tmp_path, image_folder):
-    from .conftest import SHRINK, TINY
+ONE = "--standalone --local_addr 127.0.0.1"
+HERE = "--node_rank 0 --master_addr 127.0.0.1 --master_port 5"
+OTHERS = dict(NODE_RANK="3", MASTER_ADDR="node0")
 
+
+@pytest.mark.parametrize(
+    ("env", "wanted"),
+    [
+        ({}, f"--nnodes 1 {ONE}"),
+        (OTHERS, f"--nnodes 1 {ONE}"),
+        (dict(OTHERS, PORT="5"), f"--nnodes 1 {HERE}"),
+        (
+            dict(OTHERS, NNODES="4"),
+            "--nnodes 4 --node_rank 3 --master_addr node0 --master_port 29500",
+        ),
+        (
+            dict(OTHERS, NNODES="4", PORT="5"),
+            "--nnodes 4 --node_rank 3 --master_addr node0 --master_port 5",
+        ),
+        (dict(NNODES="4", NODE_RANK="0"), "NNODES=4 needs MASTER_ADDR"),
+        (dict(NNODES="4", MASTER_ADDR="node0"), "NNODES=4 needs NODE_RANK, 0 to 3"),
+        (dict(NNODES="two"), "NNODES 'two' is not a count"),
+        (dict(PORT="first"), "PORT 'first' is not a port"),
+    ],
+)
+def test_dist_train_tells_torchrun_who_meets_where(tmp_path, env, wanted):
+    (tmp_path / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    env = dict(env, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    done = run_tool("tools/dist_train.sh", TINY, 2, "--amp", check=False, **env)
+    if wanted.startswith("--"):
+        end = f"tools/train.py {TINY} --launcher pytorch --amp\n"
+        assert done.stdout.startswith(
+            f"-m torch.distributed.run {wanted} --nproc_per_node 2 "
+        )
+        assert done.stdout.endswith(end) and done.returncode == 0
+    else:
+        assert wanted in done.stderr and done.returncode == 2 and not done.stdout
+
+
+def test_dist_train_runs_the_recipe_on_two_processes(tmp_path, image_folder):
     overrides = {
         **SHRINK,
         "train_dataloader.dataset.dataset.data_root": image_folder,

@@ -304,10 +304,9 @@ def test_plan_shares_a_pretraining_and_counts_for_equal_work(study, monkeypatch)
     assert found["mcl-backbone/fine-tune-10-0"].needs == ("mcl/pretrain",)
     assert "mcl/search-2" in found["mcl-quarter/export"].needs
     kept = dict(lr=0.1, knn=0.5, checkpoint="", gmac_per_image=3.0)
-    work = {"mcl/work": dict(gmac_per_image=9.0)}
-    monkeypatch.setattr(
-        stages.Study, "result", lambda _, stage: work.get(stage) or kept
-    )
+    results = {f"mocov2/search-{k}": kept for k in range(3)}
+    results["mcl/work"] = dict(gmac_per_image=9.0)
+    monkeypatch.setattr(stages.Study, "result", lambda _, stage: results[stage])
     monkeypatch.setattr(plan, "pretrain", lambda *args: args)
     *_, steps, _ = plan.run_pretraining(study, "mocov2-compute", study.work)
     assert steps == 3 * rows.full_length(rows.ROWS["mcl"], TINY)

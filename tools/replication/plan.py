@@ -59,7 +59,7 @@ def prepare_stage(study: Study, root: Path = Path("/")) -> Stage:
 
 
 def row_stages(study: Study, name: str) -> list[Stage]:
-    """Search, pre-training, export and fine-tunings of a row."""
+    """Search, count of work, pre-training, export and fine-tunings of a row."""
     row, stages, needs = ROWS[name], [], [prepare_stage(study)]
     owner = row.of or name
     if ROWS[owner].config:
@@ -101,7 +101,10 @@ def finetuning_name(name: str, labels: int, seed: int) -> str:
 
 
 def search_owner(name: str) -> str:
-    """The first row that pre-trains the same way, however long: its search is taken."""
+    """The first row that pre-trains the same way, however long: they share a search.
+
+    Of one work directory, that is: elsewhere the same search may choose another rate.
+    """
     row = ROWS[name]
     return next(
         owner
@@ -145,7 +148,9 @@ def pretraining_stage(study: Study, owner: str, needs: list[Stage]) -> Stage:
     row = ROWS[owner]
     steps = full_length(row, study.scale)
     own = describe(pretraining_config(row, study.scale, None, steps))
-    run, kind = partial(run_pretraining, study, owner), f"pre-training {row.config}"
+    # How many steps equal work is, is known when the stages before are done.
+    kind = "equal work" if row.like else f"pre-training {row.config}"
+    run = partial(run_pretraining, study, owner)
     return depending(f"{owner}/pretrain", run, needs, kind, steps, own)
 
 
