@@ -132,6 +132,7 @@ OTHERS = dict(NODE_RANK="3", MASTER_ADDR="node0")
         (dict(NNODES="4", MASTER_ADDR="node0"), "NNODES=4 needs NODE_RANK, 0 to 3"),
         (dict(NNODES="two"), "NNODES 'two' is not a count"),
         (dict(PORT="first"), "PORT 'first' is not a port"),
+        (dict(PORT="65536"), "PORT '65536' is not a port"),
     ],
 )
 def test_dist_train_tells_torchrun_who_meets_where(tmp_path, env, wanted):

@@ -24,7 +24,8 @@ nodes="${NNODES:-1}"
 [[ $gpus =~ ^[1-9][0-9]*$ ]] || fail "GPUS '$gpus' is not a count; give 1 or more."
 [[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "NNODES '$nodes' is not a count; set 1 or more."
 port="${PORT:-}"
-[[ ${port:-1} =~ ^[1-9][0-9]*$ ]] || fail "PORT '$port' is not a port; set 1 to 65535."
+[[ ${port:-1} =~ ^[1-9][0-9]{0,4}$ ]] && [ "${port:-1}" -le 65535 ] ||
+    fail "PORT '$port' is not a port; set 1 to 65535."
 
 node_rank=0 address=127.0.0.1
 if [ "$nodes" -gt 1 ]; then

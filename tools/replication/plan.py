@@ -64,11 +64,11 @@ def row_stages(study: Study, name: str) -> list[Stage]:
     owner = row.of or name
     if ROWS[owner].config:
         stages += search_stages(study, owner)
-        needs = list(stages)
         if like := ROWS[owner].like:
             stages.append(work_stage(study, like))
+        needs = list(stages)
         if not row.quarter:
-            stages.append(pretraining_stage(study, owner, list(stages)))
+            stages.append(pretraining_stage(study, owner, needs))
             needs = stages[-1:]
     if row.transfer == "detector" and ROWS[owner].config:
         run = partial(run_export, study, name)
