@@ -39,16 +39,16 @@ def adapt_to_cpu(cfg: Config) -> str:
     wrapper = cfg.get("optim_wrapper")
     if wrapper and str(wrapper.get("type")).endswith("AmpOptimWrapper"):
         wrapper.type = "mmpretrain.BFloat16OptimWrapper"
-        # Torch (2.15) computes garbage there for the weights of a strided conv on a
-        # single cell, which is what crops off the canvas shrink to.
-        if not _montage(cfg).get("on_canvas", True):
-            wrapper.type = "OptimWrapper"
         wrapper.pop("loss_scale", None)
         wrapper.pop("dtype", None)
+    amp = bool(wrapper) and str(wrapper.get("type")).endswith("BFloat16OptimWrapper")
+    # Torch (2.14, 2.15) computes garbage in bfloat16 for the weights of a strided conv
+    # on a single cell, which is what crops off the canvas shrink to.
+    if amp and not _montage(cfg).get("on_canvas", True):
+        wrapper.type, amp = "OptimWrapper", False
     for name in LOADERS:
         if cfg.get(name):
             cfg[name].pin_memory = False
-    amp = bool(wrapper) and str(wrapper.get("type")).endswith("BFloat16OptimWrapper")
     precision = "bfloat16 autocast without a loss scaler" if amp else "float32"
     return f"no accelerator found: running on the CPU with BN, gloo, {precision}"
 

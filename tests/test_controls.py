@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from torchvision.transforms.v2 import functional as image_ops
 
 from mcl.datasets import Montage, MultiLevelViews
 from mcl.errors import InputError
 from mcl.preflight import adapt_to_cpu
 
-from .conftest import random_views, shrunk_config, shrunk_model
+from .conftest import ROOT, random_views, shrunk_config, shrunk_model
 
 CROPS = [torch.arange(8).view(8, 1, 1, 1).expand(8, 3, s, s).byte() for s in (64, 32)]
 
@@ -57,13 +58,20 @@ def test_full_computation_needs_canvases():
         shrunk_model(**options)
 
 
-def test_crops_off_the_canvas_train_in_float32_on_a_cpu(tmp_path):
+@pytest.mark.parametrize("mixed", ["AmpOptimWrapper", "BFloat16OptimWrapper"])
+def test_crops_off_the_canvas_train_in_float32_on_a_cpu(tmp_path, mixed):
     for on_canvas, wrapper in ((True, "BFloat16OptimWrapper"), (False, "OptimWrapper")):
         cfg = shrunk_config(tmp_path)
         cfg.model.data_preprocessor.montage.on_canvas = on_canvas
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
+        cfg.optim_wrapper.type = mixed
         assert ("bfloat16" in adapt_to_cpu(cfg)) == on_canvas
-        assert cfg.optim_wrapper.type.endswith(wrapper)
+        assert cfg.optim_wrapper.type.removeprefix("mmpretrain.") == wrapper
+
+
+def test_the_replications_crops_train_in_float32_on_a_cpu():
+    for name, precision in (("mcl", "bfloat16"), ("mcl-crops", "float32")):
+        cfg = Config.fromfile(ROOT / f"configs/replication/{name}.py")
+        assert precision in adapt_to_cpu(cfg)
 
 
 def test_fixed_tiles_lie_in_the_order_of_the_batch():
