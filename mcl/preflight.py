@@ -9,6 +9,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import find_latest_checkpoint
 
 from .datasets.archives import find_archives
+from .datasets.montage import Montage
 from .errors import InputError
 from .export.checkpoint import read_checkpoint
 
@@ -21,7 +22,8 @@ def adapt_to_cpu(cfg: Config) -> str:
     """Change what needs an accelerator; return one line that says so.
 
     SyncBN becomes BN, the process group gloo, mixed precision bfloat16 autocast
-    without a loss scaler, and loaders do not pin memory.
+    without a loss scaler, or float32 where that computes wrong gradients, and loaders
+    do not pin memory.
     """
     cfg.sync_bn = None
     _replace_sync_bn(cfg.get("model"))
@@ -42,20 +44,31 @@ def adapt_to_cpu(cfg: Config) -> str:
         wrapper.pop("loss_scale", None)
         wrapper.pop("dtype", None)
     amp = bool(wrapper) and str(wrapper.get("type")).endswith("BFloat16OptimWrapper")
-    # Torch (2.14, 2.15) computes garbage in bfloat16 for the weights of a strided conv
-    # on a single cell, which is what crops off the canvas shrink to.
-    if amp and not _montage(cfg).get("on_canvas", True):
-        wrapper.type, amp = "OptimWrapper", False
+    precision = "bfloat16 autocast without a loss scaler" if amp else "float32"
+    if amp and _shrinks_to_cells(cfg):
+        wrapper.type = "OptimWrapper"
+        precision = "float32 (bfloat16 would give wrong gradients for crops so small)"
     for name in LOADERS:
         if cfg.get(name):
             cfg[name].pin_memory = False
-    precision = "bfloat16 autocast without a loss scaler" if amp else "float32"
     return f"no accelerator found: running on the CPU with BN, gloo, {precision}"
 
 
-def _montage(cfg: Config) -> dict:
-    model = cfg.get("model") or {}
-    return (model.get("data_preprocessor") or {}).get("montage") or {}
+def _shrinks_to_cells(cfg: Config) -> bool:
+    """Whether crops off the canvas are single cells before the backbone's last stage.
+
+    There torch (2.14, 2.15) computes garbage on a CPU in bfloat16 for the weights of a
+    ResNet's 3 x 3 conv of stride 2.
+
+    Raises:
+        InputError: for a size or ratios that cannot work.
+    """
+    montage = (cfg.get("model") or {}).get("data_preprocessor") or {}
+    montage = montage.get("montage") or {}
+    if montage.get("on_canvas", True):
+        return False
+    told = Montage(**{k: montage[k] for k in ("size", "ratios") if k in montage})
+    return told.size // max(told.ratios) <= 16
 
 
 def join_cpu_processes(launcher: str) -> None:

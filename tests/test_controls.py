@@ -59,18 +59,35 @@ def test_full_computation_needs_canvases():
 
 
 @pytest.mark.parametrize("mixed", ["AmpOptimWrapper", "BFloat16OptimWrapper"])
-def test_crops_off_the_canvas_train_in_float32_on_a_cpu(tmp_path, mixed):
+def test_small_crops_off_the_canvas_train_in_float32_on_a_cpu(tmp_path, mixed):
     for on_canvas, wrapper in ((True, "BFloat16OptimWrapper"), (False, "OptimWrapper")):
         cfg = shrunk_config(tmp_path)
         cfg.model.data_preprocessor.montage.on_canvas = on_canvas
         cfg.optim_wrapper.type = mixed
-        assert ("bfloat16" in adapt_to_cpu(cfg)) == on_canvas
+        assert ("bfloat16 autocast" in adapt_to_cpu(cfg)) == on_canvas
         assert cfg.optim_wrapper.type.removeprefix("mmpretrain.") == wrapper
 
 
-def test_the_replications_crops_train_in_float32_on_a_cpu():
-    for name, precision in (("mcl", "bfloat16"), ("mcl-crops", "float32")):
-        cfg = Config.fromfile(ROOT / f"configs/replication/{name}.py")
+@pytest.mark.parametrize("size", [32, 96, 128, 160, 192, 224])
+def test_crops_are_small_where_a_strided_conv_has_one_cell(tmp_path, size):
+    seen, backbone = [], shrunk_model().eval().backbone
+    for module in backbone.modules():
+        if getattr(module, "stride", None) == (2, 2) and module.kernel_size == (3, 3):
+            module.register_forward_pre_hook(lambda m, x: seen.append(x[0].shape[-1]))
+    backbone(torch.zeros(1, 3, size // 8, size // 8))
+    cfg = shrunk_config(tmp_path)
+    cfg.model.data_preprocessor.montage.update(size=size, on_canvas=False)
+    cfg.optim_wrapper.type = "BFloat16OptimWrapper"
+    assert ("gradients for crops so small" in adapt_to_cpu(cfg)) == (1 in seen)
+
+
+def test_the_shipped_crops_train_in_what_is_right_on_a_cpu():
+    for name, precision in (
+        ("replication/mcl", "bfloat16 autocast"),
+        ("replication/mcl-crops", "float32"),
+        ("mcl/mcl_resnet50-fpn_multicrop_32xb128-amp-coslr-100e_in1k", "bfloat16 auto"),
+    ):
+        cfg = Config.fromfile(ROOT / f"configs/{name}.py")
         assert precision in adapt_to_cpu(cfg)
 
 

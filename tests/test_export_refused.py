@@ -17,7 +17,7 @@ from mcl.export import (
 )
 from mcl.load_report import NECK, SHARED_CONVS, LoadReport
 
-from .conftest import run_tool, shrunk_model
+from .conftest import random_views, run_tool, shrunk_model
 from .detectors import detector, send, small_config
 
 
@@ -57,10 +57,73 @@ def test_heads_of_a_cascade_are_not_those_of_a_mask_rcnn(checkpoint):
     assert any("3 box heads" in p for p in problems)
 
 
-def test_an_untrained_model_is_refused():
+@pytest.mark.parametrize("allow_unread", [False, True])
+def test_an_untrained_model_is_refused(allow_unread):
     network, _ = take_network(shrunk_model().state_dict())
-    with pytest.raises(InputError, match="has seen no batch"):
-        export(network, ToMMDetection(detector()))
+    with pytest.raises(InputError, match="seen no batch: .* of an untrained model"):
+        export(network, ToMMDetection(detector()), allow_unread=allow_unread)
+
+
+def unrun(weights: dict, *layers: str) -> dict:
+    """Weights whose named BN layers have counted no batch."""
+    counters = [f"{layer}.num_batches_tracked" for layer in layers]
+    return {**weights, **{k: torch.zeros_like(weights[k]) for k in counters}}
+
+
+def test_maps_that_pretraining_left_unread_go_when_asked_for(checkpoint):
+    layers = [f"neck.{kind}_convs.0.bn" for kind in ("fpn", "lateral")]
+    network, _ = take_network(unrun(load_weights(checkpoint), *layers))
+    model = ToMMDetection(detector())
+    with pytest.raises(InputError, match=r"_convs.0.bn .* unread; --allow-unread"):
+        export(network, model)
+    exported = export(network, model, allow_unread=True)
+    assert sorted(exported.unread) == layers
+    assert exported.weights.keys() == send(checkpoint, detector()).weights.keys()
+    assert not export(network, model, "backbone").unread
+    convs = "neck.shared_convs.0.bn"  # every level goes through them
+    network, _ = take_network(unrun(load_weights(checkpoint), *layers, convs))
+    with pytest.raises(InputError, match=f"{convs} has seen no batch"):
+        export(network, model, allow_unread=True)
+
+
+def test_an_unread_map_does_not_matter_to_a_detector_without_it(checkpoint):
+    """RetinaNet takes no P2."""
+    layers = [f"neck.{kind}_convs.0.bn" for kind in ("fpn", "lateral")]
+    network, _ = take_network(unrun(load_weights(checkpoint), *layers))
+    exported = export(network, ToMMDetection(detector("retinanet")), "trunk")
+    assert exported.weights and not exported.unread
+
+
+@pytest.mark.parametrize("ratios, unread", [((1,), 6), ((1, 2, 4), 2)])
+def test_few_levels_leave_convs_as_they_began(tmp_path, run_export, ratios, unread):
+    model = shrunk_model(
+        **{
+            "data_preprocessor.montage.ratios": ratios,
+            "neck.ratios": ratios,
+            "head.ratios": ratios,
+            "head.loss.level_weights": (1,) * len(ratios),
+        }
+    )
+    began = {k: v.clone() for k, v in model.state_dict().items()}
+    model.loss(random_views(model))
+    weights = model.state_dict()
+    network, _ = take_network(weights)
+    exported = export(network, ToMMDetection(detector()), allow_unread=True)
+    assert len(exported.unread) == unread
+    for layer in exported.unread:
+        assert torch.equal(
+            weights[f"{layer}.running_var"], began[f"{layer}.running_var"]
+        )
+    path = tmp_path / "few.pth"
+    torch.save(dict(state_dict=weights), path)
+    config = tmp_path / "detector.py"
+    config.write_text(small_config().pretty_text)
+    options = ("--detector", config, "--net", "target", "--allow-unread")
+    said = run_export(path, tmp_path / "out.pth", *options).splitlines()
+    kept = [line for line in said if "as they began" in line]
+    lent = [line for line in said if "online network's" in line]
+    assert len(kept) == 1 and f"{unread} norm layers" in kept[0]
+    assert len(lent) == (ratios != (1,)) and "convs.0" not in str(lent)
 
 
 def test_another_kind_of_checkpoint_is_refused(tmp_path):

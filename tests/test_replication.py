@@ -7,12 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from PIL import Image
 
 from mcl.errors import InputError
+from mcl.load_report import PRETRAINED, LoadReport
 
 from .test_benchmark import load
 from .test_make_scenes import make_scenes
@@ -29,6 +31,12 @@ replicate, plan, rows, schedule, stages, measure = (
     )
 )
 OWN = [name for name, row in rows.ROWS.items() if row.config]
+# One row of each config whose detectors start from more than a backbone.
+EXPORTED = {
+    rows.ROWS[name].config: name
+    for name in OWN
+    if rows.ROWS[name].transfer == "detector"
+}.values()
 # Shrinks everything to seconds; what the configs have beside these stays.
 TINY = rows.Scale(
     data=dict(
@@ -96,19 +104,11 @@ def study(prepared, monkeypatch) -> "stages.Study":
 @pytest.mark.parametrize("scale", list(rows.SCALES))
 @pytest.mark.parametrize("name", OWN)
 def test_pretrainings_take_a_step(study, name, scale):
-    init_default_scope("mmpretrain")
-    small = dict(batch_size=8, num_workers=0, persistent_workers=False)
     cfg = rows.pretraining_config(rows.ROWS[name], rows.SCALES[scale], 0.1, 40)
     assert cfg.optim_wrapper.optimizer.lr == 0.1
     assert cfg.train_cfg.max_iters == cfg.param_scheduler[1].end == 40
     assert cfg.param_scheduler[0].end == 2
-    cfg.train_dataloader.update(small)
-    cfg.train_dataloader.sampler.batch_size = 8
-    model = MODELS.build(cfg.model)
-    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
-    losses = model(**model.data_preprocessor(batch, True), mode="loss")
-    loss, _ = model.parse_losses(losses)
-    loss.backward()
+    _, loss = take_step(cfg)
     assert loss.isfinite() and loss > 0
     side = cfg.train_dataloader.dataset.dataset.pipeline[1]
     wanted = 96 if scale == "small" else 128
@@ -118,15 +118,48 @@ def test_pretrainings_take_a_step(study, name, scale):
     assert cfg.size == wanted
 
 
-@pytest.mark.parametrize("scale", list(rows.SCALES))
-def test_detector_is_one_for_all_rows(study, scale):
+def build_detector(scale, labels):
     from mmdet.registry import MODELS as DETECTORS
 
     init_default_scope("mmdet")
+    return DETECTORS.build(rows.detector_config(scale, labels, 0).model)
+
+
+def take_step(cfg):
+    """The model after a forward and a backward pass on 8 images, and its loss."""
+    init_default_scope("mmpretrain")
+    cfg.train_dataloader.update(batch_size=8, num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.sampler.batch_size = 8
+    model = MODELS.build(cfg.model)
+    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
+    losses = model(**model.data_preprocessor(batch, True), mode="loss")
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    return model, loss
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_row_leaves_as_what_its_detector_starts_from(study, name, tmp_path):
+    row, checkpoint = rows.ROWS[name], tmp_path / "trained.pth"
+    model, _ = take_step(rows.pretraining_config(row, TINY, 0.1, 4))
+    torch.save(dict(state_dict=model.state_dict()), checkpoint)
+    start = stages.export_start(study, row, str(checkpoint), tmp_path)["start"]
+    report = LoadReport.compare(
+        torch.load(start)["state_dict"], build_detector(TINY, 100).state_dict()
+    )
+    assert not report.problems(promised=PRETRAINED)
+
+
+def test_one_level_alone_leaves_maps_unread():
+    assert [n for n in EXPORTED if rows.leaves_unread(rows.ROWS[n])] == ["mcl-level1"]
+
+
+@pytest.mark.parametrize("scale", list(rows.SCALES))
+def test_detector_is_one_for_all_rows(study, scale):
     whole, part = (
         rows.detector_config(rows.SCALES[scale], labels, 1) for labels in (100, 10)
     )
-    DETECTORS.build(whole.model)
+    build_detector(rows.SCALES[scale], 100)
     assert part.train_dataloader.dataset.ann_file == "annotations/train.seed1@10.json"
     assert whole.train_dataloader.dataset.ann_file == "annotations/train.json"
     assert whole.randomness.seed == 1

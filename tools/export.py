@@ -70,6 +70,12 @@ def parse_args() -> argparse.Namespace:
         "mmdet::...; default mask-rcnn",
     )
     parser.add_argument(
+        "--allow-unread",
+        action="store_true",
+        help="write layers of pyramid maps that pre-training never read, as they began "
+        "(told by BN layers that counted no batch)",
+    )
+    parser.add_argument(
         "--trust",
         action="store_true",
         help="unpickle objects other than tensors, which runs code of the file",
@@ -166,13 +172,19 @@ def main() -> None:
     weights = load_weights(args.checkpoint, args.trust)
     network, borrowed = take_network(weights, args.net)
     target = destination(args, network)
-    exported = export(network, target, args.part)
+    exported = export(network, target, args.part, args.allow_unread)
     target.write(exported.weights, args.out)
     print(exported.report.in_full(None if args.names else 3))
     if borrowed:
         print(
             f"{len(borrowed)} norm layers that the target network never ran have the "
             f"online network's statistics, such as {borrowed[0]}"
+        )
+    if exported.unread:
+        print(
+            f"as they began, since pre-training read nothing from them: "
+            f"{len(exported.unread)} norm layers of the pyramid and their convs, such "
+            f"as {exported.unread[0]}"
         )
     if exported.left_behind:
         left = exported.left_behind

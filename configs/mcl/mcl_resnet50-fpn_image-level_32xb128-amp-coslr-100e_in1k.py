@@ -1,5 +1,5 @@
-# Control: images alone, read from P5. P2 to P4 are not trained: export with
-# --part backbone.
+# Control: images alone, read from P5. The convs of P2 to P4 are not trained: export
+# with --allow-unread, or with --part backbone.
 _base_ = "mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 
 ratios = (1,)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..load_report import PRETRAINED, LoadReport
-from .selection import PARTS, part_of, take_parts
+from .selection import PARTS, find_unread, part_of, take_parts
 
 
 class Destination(Protocol):
@@ -55,15 +55,24 @@ def build_unfilled(build: Callable[[], nn.Module]) -> nn.Module:
 
 @dataclass
 class Export:
-    """Weights under a destination's names, and their comparison with its model."""
+    """Weights under a destination's names, and their comparison with its model.
+
+    Attributes:
+        left_behind: our names of weights that do not go.
+        unread: our names of norm layers that go as they began.
+    """
 
     weights: dict[str, Tensor]
     report: LoadReport
     left_behind: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 def export(
-    network: Mapping[str, Tensor], destination: Destination, part: str | None = None
+    network: Mapping[str, Tensor],
+    destination: Destination,
+    part: str | None = None,
+    allow_unread: bool = False,
 ) -> Export:
     """Rename ``network`` for ``destination``; refuse what would not arrive whole.
 
@@ -72,18 +81,24 @@ def export(
         destination: where it is to go.
         part: what is promised, backbone, trunk or detector; by default whatever
             the destination's model has.
+        allow_unread: let layers go that pre-training read nothing from, see
+            :func:`~mcl.export.selection.find_unread`.
 
     Raises:
-        InputError: when a promised part would not be filled wholly.
+        InputError: when a promised part would not be filled wholly, or with weights
+            that were not trained.
     """
     wanted = {destination.part_of(name) for name in destination.model}
     parts = PARTS[part] if part else tuple(p for p in PRETRAINED if p in wanted)
-    weights, left_behind = {}, []
+    weights, sent, left_behind = {}, {}, []
     for name, tensor in take_parts(network, parts).items():
         placed = destination.place(name, tensor)
         weights.update(placed)
-        if not placed:
+        if placed:
+            sent[name] = tensor
+        else:
             left_behind.append(name)
+    unread = find_unread(sent, allow_unread)
     report = LoadReport.compare(weights, destination.model, destination.part_of)
     problems = report.problems(promised=parts)
     if problems:
@@ -92,7 +107,7 @@ def export(
             f"{_advice(report, parts)}Nothing is written\n{report.in_full()}"
         )
     left_behind += [n for n in network if part_of(n) not in parts]
-    return Export(weights, report, left_behind)
+    return Export(weights, report, left_behind, unread)
 
 
 def _advice(report: LoadReport, parts: tuple[str, ...]) -> str:

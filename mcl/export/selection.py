@@ -37,7 +37,7 @@ def take_network(
 
     With `selected` computation the target network reads P5 alone, so the BN layers
     of its other convs have no statistics of their own: they get those of the
-    online network, whose average its weights are.
+    online network, whose average its weights are, where it has some.
 
     Args:
         weights: the state dict of :class:`~mcl.models.MCL`.
@@ -63,7 +63,12 @@ def take_network(
             "--net target: the file has no target network (weights called target.*); "
             "give the checkpoint that pre-training wrote, or ask for --net online"
         )
-    borrowed = [layer for layer in _unseen(target) if f"{layer}.running_mean" in online]
+    unseen = _unseen(online)
+    borrowed = [
+        layer
+        for layer in _unseen(target)
+        if f"{layer}.running_mean" in online and layer not in unseen
+    ]
     for layer in borrowed:
         for statistic in (f"{layer}.{s}" for s in STATISTICS):
             if statistic in online:
@@ -77,8 +82,7 @@ def take_parts(
     """The weights of ``parts``, in float32.
 
     Raises:
-        InputError: when one is not there, was never run in training, or holds
-            numbers that are none.
+        InputError: when one is not there, or holds numbers that are none.
     """
     chosen = {k: _number(k, v) for k, v in network.items() if part_of(k) in parts}
     for prefix, part in OURS.items():
@@ -89,7 +93,6 @@ def take_parts(
                 "the authors' code first goes through tools/import_official.py"
                 + (", or ask for less with --part" if part != BACKBONE else "")
             )
-    _refuse_untrained(chosen)
     return chosen
 
 
@@ -127,14 +130,34 @@ def _unseen(weights: Mapping[str, Tensor]) -> list[str]:
     return unseen
 
 
-def _refuse_untrained(weights: Mapping[str, Tensor]) -> None:
-    """A BN layer that counted no batch stands behind a conv nothing was read from.
+def find_unread(weights: Mapping[str, Tensor], allow: bool = False) -> list[str]:
+    """BN layers of pyramid maps that pre-training read nothing from.
 
-    Of the backbone it may be that its statistics were frozen on purpose.
+    A BN layer that counted no batch stands behind a conv that nothing was read from.
+    Of the backbone it may be that its statistics were frozen on purpose. Convs without
+    BN, and those that `full` computation runs, do not show it.
+
+    Args:
+        weights: of the online or the target network.
+        allow: let such layers pass, where some map was read.
+
+    Raises:
+        InputError: for a layer that was never run in training, unless allowed.
     """
-    for layer in _unseen(weights):
-        if not layer.startswith("backbone."):
+    unseen = [layer for layer in _unseen(weights) if part_of(layer) != BACKBONE]
+    norms = [k for k in weights if part_of(k) == NECK and k.endswith(".running_mean")]
+    unread = [layer for layer in unseen if part_of(layer) == NECK]
+    if len(unread) == len(norms):  # of no map at all
+        unread = []
+    for layer in unseen:
+        if layer not in unread:
             raise InputError(
-                f"{layer} has seen no batch: the checkpoint is of an untrained model, "
-                "or its ratios leave a map of the pyramid unread"
+                f"{layer} has seen no batch: the checkpoint is of an untrained model"
             )
+    if unread and not allow:
+        raise InputError(
+            f"{unread[0]} has seen no batch: the ratios of pre-training leave that map "
+            "of the pyramid unread; --allow-unread writes its layers as they began, "
+            "--part backbone none"
+        )
+    return unread

@@ -297,6 +297,11 @@ CLAIMS = (
     of_others(
         "Several levels help: MCL is above MCL with one level", "mcl", "mcl-level1"
     ),
+    of_others(
+        "Several levels help the backbone: MCL's alone is above one-level MCL's alone",
+        "mcl-backbone",
+        "mcl-level1-backbone",
+    ),
     Against(
         "Computing only what the loss reads costs little AP: MCL is at most "
         f"{percent(MARGIN)} below MCL with full computation",

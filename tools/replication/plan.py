@@ -207,7 +207,8 @@ def trained(study: Study, name: str) -> dict:
 
 
 def run_export(study: Study, name: str, out: Path) -> dict:
-    return export_start(study, trained(study, name)["checkpoint"], out)
+    row = ROWS[ROWS[name].of or name]
+    return export_start(study, row, trained(study, name)["checkpoint"], out)
 
 
 def run_finetuning(study: Study, name: str, labels: int, seed: int, out: Path) -> dict:

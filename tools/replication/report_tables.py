@@ -39,6 +39,7 @@ EFFECTS = (
     ("`selected`, not `full` computation", "mcl", "mcl-full"),
     ("FPN and box convs transferred, too", "mcl", "mcl-backbone"),
     ("several levels, not one", "mcl", "mcl-level1"),
+    ("several levels, not one: backbone alone", "mcl-backbone", "mcl-level1-backbone"),
     ("whole batch, not half", "mcl", "mcl-half-batch"),
     ("whole length, not a quarter: MCL", "mcl", "mcl-quarter"),
     ("whole length, not a quarter: MoCo v2", "mocov2", "mocov2-quarter"),

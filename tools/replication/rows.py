@@ -54,6 +54,7 @@ ROWS = {
     "sup": Row("sup.py"),
     "byol": Row("byol.py"),
     "mcl-level1": Row("mcl-level1.py", transfer="detector"),
+    "mcl-level1-backbone": Row(of="mcl-level1"),
     "mcl-crops": Row("mcl-crops.py", transfer="detector"),
     "mcl-full": Row("mcl-full.py", transfer="detector"),
     "mocov2-compute": Row("mocov2.py", like="mcl"),
@@ -192,6 +193,12 @@ def full_length(row: Row, scale: Scale) -> int:
     """Iterations of a row's pre-training: all rows see equally many images."""
     own = Config.fromfile(CONFIGS / "mcl.py").train_cfg.max_iters
     return round(scale.pretraining.get("train_cfg.max_iters", own) / row.batch)
+
+
+def leaves_unread(row: Row) -> bool:
+    """Whether a row's pre-training reads fewer maps than its pyramid has."""
+    neck = Config.fromfile(CONFIGS / row.config).model.neck
+    return len(neck.ratios) < len(neck.in_channels)
 
 
 def detector_config(scale: Scale, labels: int, seed: int) -> Config:

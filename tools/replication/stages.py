@@ -20,6 +20,7 @@ from .rows import (
     Scale,
     detector_config,
     label_file,
+    leaves_unread,
     pretraining_config,
 )
 
@@ -199,10 +200,12 @@ def thin(lines: list[dict]) -> list[dict]:
     ]
 
 
-def export_start(study: Study, checkpoint: str, out: Path) -> dict:
+def export_start(study: Study, row: Row, checkpoint: str, out: Path) -> dict:
     """The file that a detector with all of MCL's parts starts from."""
     file, log = out / "start.pth", out / "log.txt"
-    words = (checkpoint, file, "--detector", study.folder("prepare") / "detector.py")
+    words = [checkpoint, file, "--detector", study.folder("prepare") / "detector.py"]
+    if leaves_unread(row):
+        words.append("--allow-unread")
     study.command(log, ROOT / "tools/export.py", *words)
     return dict(start=str(file))
 

@@ -32,7 +32,16 @@ ROWS = (
     ),
     Row("mocov2-compute", "MoCo v2 with MCL's compute", "as many multiply-adds as MCL"),
     Row("mcl-backbone", "MCL's backbone alone", "of MCL's weights the backbone alone"),
-    Row("mcl-level1", "MCL with one level", "the images alone, no smaller tiles"),
+    Row(
+        "mcl-level1",
+        "MCL with one level",
+        "the images alone, no smaller tiles; the FPN's convs of P2 to P4 are random",
+    ),
+    Row(
+        "mcl-level1-backbone",
+        "one-level MCL's backbone alone",
+        "of the weights of MCL with one level the backbone alone",
+    ),
     Row("mcl-crops", "MCL on stacked crops", "small crops in a batch, no montage"),
     Row(
         "mcl-full", "MCL with full computation", "all tiles of all canvases and levels"
