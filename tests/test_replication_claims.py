@@ -80,6 +80,10 @@ CASES = [
     (dict(mcl=HIGH, mcl_backbone=LOW), dict(mcl=ALIKE, mcl_backbone=LOW)),
     (dict(mcl=HIGH, mcl_crops=LOW), dict(mcl=LOW, mcl_crops=HIGH)),
     (dict(mcl=HIGH, mcl_level1=LOW), dict(mcl=ALIKE, mcl_level1=LOW)),
+    (
+        dict(mcl_backbone=HIGH, mcl_level1_backbone=LOW),
+        dict(mcl_backbone=ALIKE, mcl_level1_backbone=LOW),
+    ),
     (dict(mcl=ALIKE, mcl_full=LOW), dict(mcl=LOW, mcl_full=HIGH)),
     (dict(mcl=HIGH, byol=LOW), dict(mcl=ALIKE, byol=LOW)),
     (dict(mcl=HIGH, sup=LOW), dict(mcl=ALIKE, sup=LOW)),
