@@ -118,11 +118,11 @@ def test_pretrainings_take_a_step(study, name, scale):
     assert cfg.size == wanted
 
 
-def build_detector(scale, labels):
+def build_detector(scale):
     from mmdet.registry import MODELS as DETECTORS
 
     init_default_scope("mmdet")
-    return DETECTORS.build(rows.detector_config(scale, labels, 0).model)
+    return DETECTORS.build(rows.detector_config(scale, 100, 0).model)
 
 
 def take_step(cfg):
@@ -145,7 +145,7 @@ def test_a_row_leaves_as_what_its_detector_starts_from(study, name, tmp_path):
     torch.save(dict(state_dict=model.state_dict()), checkpoint)
     start = stages.export_start(study, row, str(checkpoint), tmp_path)["start"]
     report = LoadReport.compare(
-        torch.load(start)["state_dict"], build_detector(TINY, 100).state_dict()
+        torch.load(start)["state_dict"], build_detector(TINY).state_dict()
     )
     assert not report.problems(promised=PRETRAINED)
 
@@ -159,7 +159,7 @@ def test_detector_is_one_for_all_rows(study, scale):
     whole, part = (
         rows.detector_config(rows.SCALES[scale], labels, 1) for labels in (100, 10)
     )
-    build_detector(rows.SCALES[scale], 100)
+    build_detector(rows.SCALES[scale])
     assert part.train_dataloader.dataset.ann_file == "annotations/train.seed1@10.json"
     assert whole.train_dataloader.dataset.ann_file == "annotations/train.json"
     assert whole.randomness.seed == 1
