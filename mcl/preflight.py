@@ -63,12 +63,13 @@ def _shrinks_to_cells(cfg: Config) -> bool:
     Raises:
         InputError: for a size or ratios that cannot work.
     """
-    montage = (cfg.get("model") or {}).get("data_preprocessor") or {}
-    montage = montage.get("montage") or {}
-    if montage.get("on_canvas", True):
+    preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or {}
+    options = preprocessor.get("montage") or {}
+    if options.get("on_canvas", True):
         return False
-    told = Montage(**{k: montage[k] for k in ("size", "ratios") if k in montage})
-    return told.size // max(told.ratios) <= 16
+    montage = Montage(**{k: options[k] for k in ("size", "ratios") if k in options})
+    # The map before the last stage has a cell for 16 pixels, or a part of them.
+    return montage.size // max(montage.ratios) <= 16
 
 
 def join_cpu_processes(launcher: str) -> None:

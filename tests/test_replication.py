@@ -31,12 +31,10 @@ replicate, plan, rows, schedule, stages, measure = (
     )
 )
 OWN = [name for name, row in rows.ROWS.items() if row.config]
-# One row of each config whose detectors start from more than a backbone.
-EXPORTED = {
-    rows.ROWS[name].config: name
-    for name in OWN
-    if rows.ROWS[name].transfer == "detector"
-}.values()
+# Configs of rows whose detectors start from more than a backbone.
+WHOLE = sorted(
+    {rows.ROWS[n].config for n in OWN if rows.ROWS[n].transfer == "detector"}
+)
 # Shrinks everything to seconds; what the configs have beside these stays.
 TINY = rows.Scale(
     data=dict(
@@ -138,9 +136,9 @@ def take_step(cfg):
     return model, loss
 
 
-@pytest.mark.parametrize("name", EXPORTED)
-def test_a_row_leaves_as_what_its_detector_starts_from(study, name, tmp_path):
-    row, checkpoint = rows.ROWS[name], tmp_path / "trained.pth"
+@pytest.mark.parametrize("config", WHOLE)
+def test_a_row_leaves_as_what_its_detector_starts_from(study, config, tmp_path):
+    row, checkpoint = rows.Row(config), tmp_path / "trained.pth"
     model, _ = take_step(rows.pretraining_config(row, TINY, 0.1, 4))
     torch.save(dict(state_dict=model.state_dict()), checkpoint)
     start = stages.export_start(study, row, str(checkpoint), tmp_path)["start"]
@@ -151,7 +149,7 @@ def test_a_row_leaves_as_what_its_detector_starts_from(study, name, tmp_path):
 
 
 def test_one_level_alone_leaves_maps_unread():
-    assert [n for n in EXPORTED if rows.leaves_unread(rows.ROWS[n])] == ["mcl-level1"]
+    assert [c for c in WHOLE if rows.leaves_unread(rows.Row(c))] == ["mcl-level1.py"]
 
 
 @pytest.mark.parametrize("scale", list(rows.SCALES))

@@ -182,9 +182,8 @@ def main() -> None:
         )
     if exported.unread:
         print(
-            f"as they began, since pre-training read nothing from them: "
-            f"{len(exported.unread)} norm layers of the pyramid and their convs, such "
-            f"as {exported.unread[0]}"
+            f"{len(exported.unread)} norm layers of the pyramid that pre-training read "
+            f"nothing from go as they began, with convs: {exported.unread[0]}, ..."
         )
     if exported.left_behind:
         left = exported.left_behind
