@@ -99,7 +99,8 @@ def study(prepared, monkeypatch) -> "stages.Study":
     return stages.Study(TINY, prepared, threads=2)
 
 
-@pytest.mark.parametrize("scale", list(rows.SCALES))
+# What small-seeds trains is what small does, at other rates.
+@pytest.mark.parametrize("scale", ["small", "medium"])
 @pytest.mark.parametrize("name", OWN)
 def test_pretrainings_take_a_step(study, name, scale):
     cfg = rows.pretraining_config(rows.ROWS[name], rows.SCALES[scale], 0.1, 40)
@@ -154,11 +155,14 @@ def test_one_level_alone_leaves_maps_unread():
 
 @pytest.mark.parametrize("scale", list(rows.SCALES))
 def test_detector_is_one_for_all_rows(study, scale):
-    whole, part = (
-        rows.detector_config(rows.SCALES[scale], labels, 1) for labels in (100, 10)
+    whole, *parts = (
+        rows.detector_config(rows.SCALES[scale], labels, 1)
+        for labels in rows.SCALES[scale].finetuning
     )
     build_detector(rows.SCALES[scale])
-    assert part.train_dataloader.dataset.ann_file == "annotations/train.seed1@10.json"
+    for part in parts:
+        dataset = part.train_dataloader.dataset
+        assert dataset.ann_file == "annotations/train.seed1@10.json"
     assert whole.train_dataloader.dataset.ann_file == "annotations/train.json"
     assert whole.randomness.seed == 1
     side = rows.SCALES[scale].data["scene_size"]
@@ -174,6 +178,32 @@ def test_medium_has_the_sizes_of_its_name():
     assert data["pretrain"] >= 60000 and (data["train"], data["val"]) == (3000, 2000)
     small = rows.SCALES["small"].data
     assert small["pretrain"] >= 10000 and (small["train"], small["val"]) == (2000, 500)
+
+
+def result_of_small(name) -> dict:
+    file = replicate.RESULTS / f"small/{name}.json"
+    return json.loads(file.read_text())["pretraining"]
+
+
+def test_small_seeds_is_small_at_the_rates_of_its_searches():
+    """Parts of MCL have MCL's rate, the others their own."""
+    scale, small = rows.SCALES["small-seeds"], rows.SCALES["small"]
+    assert (scale.data, scale.seeds) == (small.data, small.seeds)
+    assert scale.finetuning[100] == small.finetuning[100]
+    own = {rows.ROWS[name].config: name for name in scale.rows if name in OWN}
+    assert set(own) == set(scale.rates)
+    for config, name in own.items():
+        searched = "mcl" if name.startswith("mcl") else name
+        lr = result_of_small(searched)["lr"]
+        assert scale.rates[config] == lr
+        ours, theirs = (
+            rows.pretraining_config(rows.ROWS[name], s, lr, 40) for s in (scale, small)
+        )
+        assert rows.describe(ours) == rows.describe(theirs)
+    whole, other = (rows.detector_config(s, 100, 1) for s in (scale, small))
+    assert (whole.train_cfg.val_interval, other.train_cfg.val_interval) == (400, 100)
+    whole.train_cfg.val_interval = 100
+    assert rows.describe(whole) == rows.describe(other)
 
 
 def keys(scale, *names) -> list[str]:
@@ -276,6 +306,10 @@ def test_remaining_time_is_of_the_kind(tmp_path):
     assert text == "about 22 min left"  # (40 x 60 + 2 x 120) / 2 seconds
     unknown = stages.Stage("z", print, (), "export")
     assert "1 stages of unknown length" in schedule.remaining(study, [unknown], 2)
+    study.folder("mcl/export-0").mkdir()
+    file = study.folder("mcl/export-0") / "done.json"
+    file.write_text(json.dumps(dict(stage_seconds=240)))
+    assert schedule.remaining(study, [unknown], 2) == "about 2 min left"
 
 
 def test_search_is_judged_by_neighbours(tmp_path):
@@ -339,16 +373,77 @@ def test_plan_shares_a_pretraining_and_counts_for_equal_work(study, monkeypatch)
     results["mcl/work"] = dict(gmac_per_image=9.0)
     monkeypatch.setattr(stages.Study, "result", lambda _, stage: results[stage])
     monkeypatch.setattr(plan, "pretrain", lambda *args: args)
-    *_, steps, _ = plan.run_pretraining(study, "mocov2-compute", study.work)
+    *_, steps, _, _ = plan.run_pretraining(study, "mocov2-compute", 0, study.work)
     assert steps == 3 * rows.full_length(rows.ROWS["mcl"], TINY)
 
 
-@pytest.mark.parametrize("name", rows.ROWS)
-def test_every_row_can_be_run_alone(study, name):
-    before = set()
+@pytest.mark.parametrize(
+    "scale, name", [(s, n) for s, found in rows.SCALES.items() for n in found.rows]
+)
+def test_every_row_can_be_run_alone(tmp_path, scale, name):
+    before, study = set(), stages.Study(rows.SCALES[scale], tmp_path)
     for stage in plan.plan(study, [name], Path("/")):
         assert before.issuperset(stage.needs), stage.name
         before.add(stage.name)
+
+
+SEEDED = replace(TINY, seeds=(0, 1), finetuning={100: 2}, rates={"mcl.py": 0.02})
+
+
+def test_given_rates_are_not_searched_and_each_seed_is_pretrained(tmp_path):
+    study = stages.Study(SEEDED, tmp_path)
+    found = {s.name: s for s in plan.plan(study, ["mcl", "mcl-backbone"], Path("/"))}
+    kinds = "export fine-tune-100 pretrain".split()
+    own = [f"mcl/{kind}-{seed}" for kind in kinds for seed in (0, 1)]
+    alone = [f"mcl-backbone/fine-tune-100-{seed}" for seed in (0, 1)]
+    assert sorted(found) == sorted(["prepare", *own, *alone])
+    for seed in (0, 1):
+        assert found[f"mcl/fine-tune-100-{seed}"].needs == (f"mcl/export-{seed}",)
+        assert found[f"mcl/export-{seed}"].needs == (f"mcl/pretrain-{seed}",)
+        assert found[alone[seed]].needs == (f"mcl/pretrain-{seed}",)
+    assert found["mcl/pretrain-0"].key != found["mcl/pretrain-1"].key
+    other = stages.Study(replace(SEEDED, rates={"mcl.py": 0.03}), tmp_path)
+    changed = {s.name: s for s in plan.row_stages(other, "mcl")}
+    assert changed["mcl/pretrain-0"].key != found["mcl/pretrain-0"].key
+
+
+def test_results_of_several_pretrainings_keep_each(tmp_path, monkeypatch):
+    study, asked = stages.Study(SEEDED, tmp_path), []
+
+    def train(study, row, lr, steps, seed, out):
+        asked.append((lr, steps, seed))
+        run = dict(seed=seed, knn=0.1 + seed, seconds=5.0, curve=[], lr=lr)
+        return run | dict(
+            steps=steps, checkpoint=f"{out}/{seed}.pth", config="x/mcl.py"
+        )
+
+    def tune(study, start, labels, seed, out):
+        return dict(labels=labels, seed=seed, **start)
+
+    monkeypatch.setattr(plan, "pretrain", train)
+    monkeypatch.setattr(plan, "finetune", tune)
+    study.folder("prepare").mkdir()
+    key = plan.prepare_stage(study).key
+    (study.folder("prepare") / "done.json").write_text(json.dumps(dict(key=key)))
+    schedule.run_stages(study, plan.plan(study, ["mcl-backbone"], Path("/")), 1)
+    assert asked == [(0.02, 8, 0), (0.02, 8, 1)]
+    row = plan.row_result(study, "mcl-backbone")
+    assert [run["seed"] for run in row["finetuning"]] == [0, 1]
+    for seed, run in enumerate(row["finetuning"]):
+        assert run["backbone"].endswith(f"mcl/pretrain-{seed}/{seed}.pth")
+    before = row["pretraining"]
+    assert (before["lr"], before["steps"]) == (0.02, 8) and "knn" not in before
+    assert [(r["seed"], r["knn"]) for r in before["runs"]] == [(0, 0.1), (1, 1.1)]
+    assert "checkpoint" not in json.dumps(before)
+
+
+def test_rows_of_another_scale_are_refused(monkeypatch):
+    words = ["replicate.py", "small-seeds", "--rows", "mcl", "byol"]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(InputError, match="--rows byol: small-seeds has no .*random"):
+        replicate.parse_args()
+    monkeypatch.setattr("sys.argv", words[:2])
+    assert replicate.parse_args().rows == list(rows.SCALES["small-seeds"].rows)
 
 
 def test_work_is_counted_without_training(study, prepared, tmp_path):

@@ -211,7 +211,8 @@ def test_no_figure_is_typed_into_the_document(tmp_path):
     assert set.intersection(*found) <= {"100", "0.001", "256"}  # points, p, SHA-256
     assert all(len(numbers) > 50 for numbers in found)
     prose = [report.READING, card.PAPER, card.ONE_PRETRAINING, card.VIEWS]
-    prose += [card.AGNOSTIC, card.BY_HAND]
+    prose += [card.AGNOSTIC, card.BY_HAND, card.PURPOSE, card.GIVEN_RATES]
+    prose += [card.A_PRETRAINING_EACH, card.SHARED_BY_SEED, card.THE_REST]
     assert set(re.findall(r"\b\d+", " ".join(prose))) == {"95", "100", "0"}
     known = {str(measure.NEIGHBOURS), str(measure.BANK_PER_CUTOUT), "1"}  # top-1
     assert set(re.findall(r"\d+", card.RECOGNITION)) == known
@@ -245,11 +246,12 @@ def test_a_row_before_its_fine_tuning_has_no_empty_table(tmp_path):
     assert "### Against the random start\n\nNone.\n" in text(tmp_path)
 
 
-def test_both_scales_are_in_one_document(tmp_path):
-    for name, aps in (("medium", LOW), ("small", HIGH)):
-        write(tmp_path, {"mcl": row("mcl", aps)}, name=name)
+def test_all_scales_are_in_one_document(tmp_path):
+    for name in ("medium", "small-seeds", "small"):
+        write(tmp_path, {"mcl": row("mcl", HIGH)}, name=name)
     found = text(tmp_path)
-    assert 0 < found.index("## Scale `small`") < found.index("## Scale `medium`")
+    places = [found.index(f"## Scale `{name}`") for name in collected.SCALES]
+    assert places == sorted(places) and len(places) == 3
     assert "replicate.py medium --report" in found and "was not run" not in found
 
 
@@ -323,6 +325,44 @@ def test_what_rows_share_is_paid_once():
         rows[name]["pretraining"] = pretraining("mcl")
     found = card.hours(collected.Scale("small", rows, {}, ""))
     assert found == pytest.approx((3 * 200 + 1413 + 3 * 351) / 3600)
+
+
+def seeded(root):
+    """Results of a scale where every seed was pre-trained anew."""
+    found = {name: row(name, LOW) for name in ("random", "densecl", "mcl-backbone")}
+    found["mcl"] = row("mcl", HIGH)
+    for name in ("mcl", "mcl-backbone", "densecl"):
+        before = pretraining("densecl" if name == "densecl" else "mcl")
+        for key in ("search", "seed", "knn", "seconds", "curve"):
+            before.pop(key)
+        longer = 1000.0 * (name == "densecl")
+        before["runs"] = [
+            dict(seed=s, knn=0.1 + s / 10, seconds=1000.0 * (s + 1) + longer)
+            for s in range(3)
+        ]
+        found[name]["pretraining"] = before
+    return write(root, found, name="small-seeds")
+
+
+def test_several_pretrainings_are_told_from_one(tmp_path):
+    root = seeded(tmp_path)
+    found = " ".join(text(root).split())
+    assert card.PURPOSE in found and card.GIVEN_RATES in found
+    assert card.A_PRETRAINING_EACH in found and card.ONE_PRETRAINING not in found
+    assert "| 0.053 | 0, 1, 2 |" in found  # rate and seeds of pre-training
+    assert "| 20.0 | 0.053 | 3 |" in found  # mean kNN
+    assert re.search(r"\| MCL \| 2,000 \| - \| 200 \|", found)  # mean seconds
+    # Four rows of three fine-tunings; MCL's pre-trainings count once.
+    (scale,) = collected.read_scales(root)
+    assert card.hours(scale) == pytest.approx((12 * 200 + 6000 + 9000) / 3600)
+
+
+def test_a_scale_speaks_of_its_own_rows_and_labels(tmp_path):
+    found = text(seeded(tmp_path))
+    for words in ("10 %", "BYOL", "supervised"):
+        assert words not in found[: found.index("Scale `small` was not run")]
+    assert "Of 7 claims" in " ".join(found.split())
+    assert "Not run: MoCo v2; MCL with one level; MCL on stacked crops;" in found
 
 
 # Wording and plots

@@ -1,12 +1,15 @@
 """Does MCL pre-training make a better detector? Run a small-scale replication.
 
-    python tools/replicate.py small|medium [--rows NAME ...] [--root DIR] [--jobs N]
+    python tools/replicate.py SCALE [--rows NAME ...] [--root DIR] [--jobs N]
     python tools/replicate.py small --report
 
 Makes the data set from installed Debian packages (see tools/replication/materials.py;
 --root: where they were unpacked), then row by row: searches the learning rate,
-pre-trains, fine-tunes Mask R-CNN with all and 10 % of the labels, three seeds each. It
-may be killed at any time; the same command goes on. A finished row's figures are in
+pre-trains, fine-tunes Mask R-CNN with all and 10 % of the labels, three seeds each. Of
+the scales small is for two CPU cores and medium for one GPU; small-seeds pre-trains
+some of small's rows anew for each seed, at given rates, and uses all labels.
+
+It may be killed at any time; the same command goes on. A finished row's figures are in
 docs/replication/results/SCALE/ROW.json, and a row that has such a file is skipped.
 docs/replication.md is written from these files after every row, or with --report.
 """
@@ -49,8 +52,7 @@ def parse_args() -> argparse.Namespace:
         nargs="+",
         choices=list(ROWS),
         metavar="NAME",
-        default=list(ROWS),
-        help=f"of {', '.join(ROWS)}; all by default",
+        help=f"of {', '.join(ROWS)}; by default all of the scale",
     )
     parser.add_argument(
         "--root", type=Path, default=Path("/"), help="where the packages were unpacked"
@@ -72,6 +74,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--report", action="store_true", help="write the document only")
     args = parser.parse_args()
+    planned = SCALES[args.scale].rows
+    args.rows = args.rows or list(planned)
+    if strange := [name for name in args.rows if name not in planned]:
+        raise InputError(
+            f"--rows {strange[0]}: {args.scale} has no such row; its rows are "
+            f"{', '.join(planned)}"
+        )
     if args.jobs is not None and args.jobs < 1:
         raise InputError(f"--jobs {args.jobs}: give 1 or more")
     args.results = args.results.resolve()

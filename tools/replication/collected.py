@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spread import Comparison, compare
+from rows import SCALES as PLANS
+from spread import Comparison, compare, mean
 from titles import NAMES
 
 from mcl.errors import InputError
 
 FORMAT = 1
-SCALES = ("small", "medium")
+SCALES = tuple(PLANS)
 LABELS = (100, 10)  # per cent of the labels of detection training
 
 
@@ -19,7 +20,7 @@ class Scale(NamedTuple):
     """All that was found for a scale.
 
     Attributes:
-        name: ``small`` or ``medium``.
+        name: one of ``SCALES``.
         rows: content of the result files by row, in the order of the tables.
         data: content of data.json; empty where there is none.
         notes: content of notes.md; empty where there is none.
@@ -29,6 +30,21 @@ class Scale(NamedTuple):
     rows: dict[str, dict]
     data: dict
     notes: str
+
+    @property
+    def planned(self) -> tuple[str, ...]:
+        """The rows that can be run, in the order of the tables."""
+        return tuple(row for row in NAMES if row in PLANS[self.name].rows)
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """Per cent of the labels that are fine-tuned with."""
+        return tuple(PLANS[self.name].finetuning)
+
+    @property
+    def pretrains_each_seed(self) -> bool:
+        """Whether a seed is one of pre-training, too."""
+        return bool(PLANS[self.name].rates)
 
     def runs(self, row: str, labels: int) -> list[dict]:
         """Fine-tunings of a row by seed; empty where it was not run."""
@@ -53,8 +69,16 @@ class Scale(NamedTuple):
         )
 
     def pretraining(self, row: str) -> dict:
-        """Of a row; empty where it was not run or there is none."""
-        return self.rows.get(row, {}).get("pretraining") or {}
+        """Of a row; empty where it was not run or there is none.
+
+        Of several pre-trainings, seconds and kNN accuracy are their means.
+        """
+        found = self.rows.get(row, {}).get("pretraining") or {}
+        runs = found.get("runs")
+        if not runs:
+            return found
+        means = {key: mean([run[key] for run in runs]) for key in ("seconds", "knn")}
+        return found | means
 
 
 def read_json(file: Path) -> dict:

@@ -13,9 +13,11 @@ from mcl.errors import InputError
 from .rows import (
     CONFIGS,
     FACTORS,
+    PRETRAINING_SEED,
     ROWS,
     SEARCH_LENGTH,
     Row,
+    Scale,
     describe,
     detector_config,
     full_length,
@@ -59,28 +61,47 @@ def prepare_stage(study: Study, root: Path = Path("/")) -> Stage:
 
 
 def row_stages(study: Study, name: str) -> list[Stage]:
-    """Search, count of work, pre-training, export and fine-tunings of a row."""
-    row, stages, needs = ROWS[name], [], [prepare_stage(study)]
-    owner = row.of or name
-    if ROWS[owner].config:
+    """Search, count of work, pre-trainings, exports and fine-tunings of a row."""
+    scale, owner, stages = study.scale, ROWS[name].of or name, []
+    if ROWS[owner].config and not scale.rates:
         stages += search_stages(study, owner)
         if like := ROWS[owner].like:
             stages.append(work_stage(study, like))
-        needs = list(stages)
-        if not row.quarter:
-            stages.append(pretraining_stage(study, owner, needs))
-            needs = stages[-1:]
-    if row.transfer == "detector" and ROWS[owner].config:
-        run = partial(run_export, study, name)
-        stages.append(depending(f"{name}/export", run, needs, "export"))
-        needs = stages[-1:]
-    for labels in study.scale.finetuning:
-        for seed in study.scale.seeds:
+    shared, starts = list(stages) or [prepare_stage(study)], {}
+    for seed in scale.pretraining_seeds:
+        made = start_stages(study, name, seed, shared)
+        stages += made
+        starts[seed] = made[-1:] or shared
+    for labels in scale.finetuning:
+        for seed in scale.seeds:
             run = partial(run_finetuning, study, name, labels, seed)
-            text = describe(detector_config(study.scale, labels, seed))
+            text = describe(detector_config(scale, labels, seed))
             stage, kind = finetuning_name(name, labels, seed), f"fine-tuning {labels}"
+            needs = starts[pretraining_seed(scale, seed)]
             stages.append(depending(stage, run, needs, kind, own=text))
     return stages
+
+
+def start_stages(study: Study, name: str, seed: int, needs: list[Stage]) -> list[Stage]:
+    """Pre-training and export of one seed, each where the row has it."""
+    row, owner, stages = ROWS[name], ROWS[name].of or name, []
+    if ROWS[owner].config and not row.quarter:
+        stages.append(pretraining_stage(study, owner, seed, needs))
+    if ROWS[owner].config and row.transfer == "detector":
+        run = partial(run_export, study, name, seed)
+        stage = of_seed(study.scale, f"{name}/export", seed)
+        stages.append(depending(stage, run, stages[-1:] or needs, "export"))
+    return stages
+
+
+def pretraining_seed(scale: Scale, seed: int) -> int:
+    """Of the pre-training that a seed of fine-tuning starts from."""
+    return seed if seed in scale.pretraining_seeds else PRETRAINING_SEED
+
+
+def of_seed(scale: Scale, stage: str, seed: int) -> str:
+    """A stage's name, with its seed where there are several of pre-training."""
+    return f"{stage}-{seed}" if scale.rates else stage
 
 
 def depending(
@@ -131,7 +152,7 @@ def search_stages(study: Study, owner: str) -> list[Stage]:
 def try_rate(study: Study, row: Row, lr: float, steps: int, out: Path) -> dict:
     """A run of the search; one that a too high rate ends recognises nothing."""
     try:
-        return pretrain(study, row, lr, steps, out)
+        return pretrain(study, row, lr, steps, PRETRAINING_SEED, out)
     except InputError as error:
         if "not finite" not in str(error):
             raise
@@ -144,14 +165,15 @@ def try_rate(study: Study, row: Row, lr: float, steps: int, out: Path) -> dict:
         )
 
 
-def pretraining_stage(study: Study, owner: str, needs: list[Stage]) -> Stage:
-    row = ROWS[owner]
-    steps = full_length(row, study.scale)
-    own = describe(pretraining_config(row, study.scale, None, steps))
+def pretraining_stage(study: Study, owner: str, seed: int, needs: list[Stage]) -> Stage:
+    row, scale = ROWS[owner], study.scale
+    steps, lr = full_length(row, scale), scale.rates.get(row.config)
+    own = describe(pretraining_config(row, scale, lr, steps, seed))
     # How many steps equal work is, is known when the stages before are done.
     kind = "equal work" if row.like else f"pre-training {row.config}"
-    run = partial(run_pretraining, study, owner)
-    return depending(f"{owner}/pretrain", run, needs, kind, steps, own)
+    run = partial(run_pretraining, study, owner, seed)
+    stage = of_seed(scale, f"{owner}/pretrain", seed)
+    return depending(stage, run, needs, kind, steps, own)
 
 
 def work_stage(study: Study, name: str) -> Stage:
@@ -187,58 +209,72 @@ def searches(study: Study, owner: str) -> list[dict]:
     return [study.result(name) for name in names]
 
 
-def run_pretraining(study: Study, owner: str, out: Path) -> dict:
-    row, best = ROWS[owner], best_search(study, owner)
-    steps = full_length(row, study.scale)
+def run_pretraining(study: Study, owner: str, seed: int, out: Path) -> dict:
+    row, steps = ROWS[owner], full_length(ROWS[owner], study.scale)
+    if study.scale.rates:
+        lr = study.scale.rates[row.config]
+        return pretrain(study, row, lr, steps, seed, out)
+    best = best_search(study, owner)
     if row.like:
         # As many multiply-adds as the other row's whole pre-training.
         other = study.result(f"{row.like}/work")["gmac_per_image"]
         wanted = full_length(ROWS[row.like], study.scale)
         steps = round(wanted * other / best["gmac_per_image"])
-    return pretrain(study, row, best["lr"], steps, out)
+    return pretrain(study, row, best["lr"], steps, seed, out)
 
 
-def trained(study: Study, name: str) -> dict:
+def trained(study: Study, name: str, seed: int) -> dict:
     """The pre-training that a row starts from."""
     owner = ROWS[name].of or name
     if ROWS[name].quarter:
         return best_search(study, owner)
-    return study.result(f"{owner}/pretrain")
+    return study.result(of_seed(study.scale, f"{owner}/pretrain", seed))
 
 
-def run_export(study: Study, name: str, out: Path) -> dict:
+def run_export(study: Study, name: str, seed: int, out: Path) -> dict:
     row = ROWS[ROWS[name].of or name]
-    return export_start(study, row, trained(study, name)["checkpoint"], out)
+    return export_start(study, row, trained(study, name, seed)["checkpoint"], out)
 
 
 def run_finetuning(study: Study, name: str, labels: int, seed: int, out: Path) -> dict:
-    return finetune(study, start_of(study, name), labels, seed, out)
+    start = start_of(study, name, pretraining_seed(study.scale, seed))
+    return finetune(study, start, labels, seed, out)
 
 
-def start_of(study: Study, name: str) -> dict:
+def start_of(study: Study, name: str, seed: int) -> dict:
     """The file that a row's detector starts from; nothing for random."""
     row = ROWS[name]
     if not ROWS[row.of or name].config:
         return {}
     if row.transfer == "detector":
-        return dict(load_from=study.result(f"{name}/export")["start"])
-    return dict(backbone=trained(study, name)["checkpoint"])
+        export = of_seed(study.scale, f"{name}/export", seed)
+        return dict(load_from=study.result(export)["start"])
+    return dict(backbone=trained(study, name, seed)["checkpoint"])
 
 
 def row_result(study: Study, name: str) -> dict:
     """Pre-training and fine-tunings of a finished row, without paths."""
-    pretraining = None
-    owner: str = ROWS[name].of or name
-    if ROWS[owner].config:
-        pretraining = dict(trained(study, name))
-        pretraining.pop("checkpoint")
-        keys = ("lr", "steps", "knn", "seconds")
-        pretraining["search"] = [
-            {key: run[key] for key in keys} for run in searches(study, owner)
-        ]
     runs = [
         study.result(finetuning_name(name, labels, seed))
         for labels in study.scale.finetuning
         for seed in study.scale.seeds
     ]
-    return dict(pretraining=pretraining, finetuning=runs)
+    return dict(pretraining=pretraining_result(study, name), finetuning=runs)
+
+
+def pretraining_result(study: Study, name: str) -> dict | None:
+    """A row's pre-training and its search, or the runs of its seeds."""
+    owner: str = ROWS[name].of or name
+    if not ROWS[owner].config:
+        return None
+    made = [dict(trained(study, name, s)) for s in study.scale.pretraining_seeds]
+    for run in made:
+        run.pop("checkpoint")
+    kept = dict(made[0])
+    if study.scale.rates:
+        own = ("seed", "knn", "seconds", "curve", "key", "stage_seconds")
+        kept = {key: value for key, value in kept.items() if key not in own}
+        return kept | dict(runs=[{key: run[key] for key in own} for run in made])
+    keys = ("lr", "steps", "knn", "seconds")
+    searched = [{key: run[key] for key in keys} for run in searches(study, owner)]
+    return kept | dict(search=searched)

@@ -16,7 +16,7 @@ import claims
 import report_card as card
 import report_tables as tables
 from claims import VERDICTS, Verdict
-from collected import LABELS, SCALES, Scale, read_scales
+from collected import SCALES, Scale, read_scales
 from report_plots import draw_all, plots_of
 from spread import CONFIDENCE, Comparison
 from titles import TITLES
@@ -64,10 +64,13 @@ def lead(compared: Comparison) -> str:
 
 def answer(scale: Scale, verdicts: list[Verdict]) -> str:
     """The paragraph that answers the title's question."""
-    questions = [("random", n) for n in LABELS]
-    questions += [(row, LABELS[0]) for row in ("mocov2", "densecl", "sup")]
+    all_labels, *_ = scale.labels
+    questions = [("random", n) for n in scale.labels]
+    questions += [(row, all_labels) for row in ("mocov2", "densecl", "sup")]
     parts = []
     for other, labels in questions:
+        if other not in scale.planned:
+            continue
         compared = scale.compare("mcl", other, labels)
         words = f"MCL against {TITLES[other]}, {share(labels)}: {lead(compared)}"
         if compared.enough:
@@ -127,7 +130,7 @@ def detections(scale: Scale, folder: str) -> list[str]:
 def chapter(scale: Scale, folder: str) -> list[str]:
     """All that is said about a scale."""
     verdicts = claims.judge_all(scale)
-    parts = [f"## Scale `{scale.name}`", answer(scale, verdicts)]
+    parts = [f"## Scale `{scale.name}`", *card.purpose(scale), answer(scale, verdicts)]
     for kind in VERDICTS:
         parts += judged(verdicts, kind)
     if scale.notes:

@@ -25,9 +25,25 @@ PAPER = (
 ONE_PRETRAINING = (
     "Each row was pre-trained once, on one draw of the cut-outs. The seeds are of "
     "fine-tuning: the spread leaves out the draw of the cut-outs and of pre-training, "
-    "so a difference outside the spread may still be one between two pre-trainings. "
+    "so a difference outside the spread may still be one between two pre-trainings."
+)
+A_PRETRAINING_EACH = (
+    "Each seed is one of pre-training and of the fine-tuning that starts from it: the "
+    "spread leaves out the draw of the cut-outs alone."
+)
+SHARED_BY_SEED = (
     "Fine-tunings of one seed share the order of the scenes and the part of the "
     "labels, whatever they start from, but not the initial weights of new layers."
+)
+THE_REST = "Views, averages of weights and figures are what `small` says of them."
+GIVEN_RATES = (
+    "None was searched. MCL and the rows that change a part of it have the rate that "
+    "`small`'s search took for MCL, MoCo v2 and DenseCL those that it took for them."
+)
+PURPOSE = (
+    "What of `small`'s differences is left over several pre-trainings, and with one "
+    "learning rate for MCL and for the rows that change a part of it. Data, networks, "
+    "lengths and fine-tuning are those of `small`; every seed was pre-trained anew."
 )
 VIEWS = (
     "Each method has its own published augmentations, with the blur scaled to the size "
@@ -48,7 +64,7 @@ RECOGNITION = (
     "kNN is the recognition of instances: pictures of known cut-outs, on grounds never "
     f"seen with them, get the vote of their {NEIGHBOURS} nearest neighbours among "
     f"{BANK_PER_CUTOUT} pictures of each known cut-out. The figure is the top-1 "
-    "accuracy among all cut-outs of pre-training; it chooses the learning rate."
+    "accuracy among all cut-outs of pre-training."
 )
 
 
@@ -102,6 +118,8 @@ def data(scale: Scale) -> list[str]:
 
 def search(scale: Scale) -> list[str]:
     """Paragraphs on the search of the learning rate."""
+    if scale.pretrains_each_seed:
+        return [paragraph(GIVEN_RATES)]
     if not any(scale.pretraining(row).get("search") for row in scale.rows):
         return [paragraph("No search was run.")]
     found = tables.edges(scale)
@@ -144,7 +162,8 @@ def hours(scale: Scale) -> float:
     shared, own = {}, 0.0
     for row, content in scale.rows.items():
         before = scale.pretraining(row)
-        for part in (before, *(before.get("search") or [])):
+        trained = before.get("runs") or [before]
+        for part in (*trained, *(before.get("search") or [])):
             shared[json.dumps(part, sort_keys=True)] = part.get("seconds") or 0
         own += sum(run.get("seconds") or 0 for run in content.get("finetuning", []))
     return (own + sum(shared.values())) / 3600
@@ -152,11 +171,16 @@ def hours(scale: Scale) -> float:
 
 def protocol(scale: Scale) -> list[str]:
     """Paragraphs on data, pre-training and fine-tuning."""
-    return [
+    own = [
         *data(scale),
-        paragraph(ONE_PRETRAINING),
+        paragraph(f"{pretrainings(scale)} {SHARED_BY_SEED}"),
         tables.lengths(scale),
         tables.tunings(scale),
+    ]
+    if scale.pretrains_each_seed:
+        return [*own, paragraph(THE_REST)]
+    return [
+        *own,
         paragraph(f"{VIEWS} {momenta()} {BY_HAND}"),
         paragraph(f"{RECOGNITION} {AGNOSTIC}"),
         paragraph(PAPER),
@@ -182,7 +206,17 @@ def momenta() -> str:
     )
 
 
+def purpose(scale: Scale) -> list[str]:
+    """Why there is a scale beside another with the same data."""
+    return [paragraph(PURPOSE)] if scale.pretrains_each_seed else []
+
+
+def pretrainings(scale: Scale) -> str:
+    """What the spread of the seeds holds."""
+    return A_PRETRAINING_EACH if scale.pretrains_each_seed else ONE_PRETRAINING
+
+
 def missing(scale: Scale) -> str:
     """Which rows there is nothing of, as a sentence; empty where there is all."""
-    lacking = [title for row, title in TITLES.items() if row not in scale.rows]
+    lacking = [TITLES[row] for row in scale.planned if row not in scale.rows]
     return f"Not run: {'; '.join(lacking)}." if lacking else ""

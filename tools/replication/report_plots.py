@@ -77,8 +77,9 @@ def has_points(scale: Scale) -> bool:
 def draw_points(scale: Scale, file: Path) -> None:
     """Box AP of every row: bars of the mean, a dot for each seed."""
     rows = [row for row in NAMES if any(scale.values(row, n) for n in LABELS)]
-    made, axes = figure(9, 1.2 + 0.32 * len(rows), len(LABELS))
-    for axis, labels in zip(axes, LABELS, strict=True):
+    parts = scale.labels
+    made, axes = figure(2 + 3.5 * len(parts), 1.2 + 0.32 * len(rows), len(parts))
+    for axis, labels in zip(axes, parts, strict=True):
         for place, row in enumerate(rows):
             values = [100 * v for v in scale.values(row, labels).values()]
             if values:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from collected import LABELS, Scale
 from spread import CONFIDENCE, Comparison, mean
-from titles import NAMES, ROWS, TITLES
+from titles import ROWS, TITLES
 from wording import (
     NOT_RUN,
     NOTHING,
@@ -71,19 +71,19 @@ def figures_of(scale: Scale, row: str, labels: int, figure: str) -> str:
 def results(scale: Scale) -> str:
     """Every row's AP, kNN accuracy, learning rate and numbers of seeds."""
     lines = []
-    for row in NAMES:
+    for row in scale.planned:
         cells = [
             figures_of(scale, row, labels, figure)
-            for labels in LABELS
+            for labels in scale.labels
             for figure, _ in FIGURES
         ]
         cells.append(figures_of(scale, row, LABELS[0], "bbox_agnostic"))
         before = scale.pretraining(row)
         cells.append(NOTHING if before.get("knn") is None else points(before["knn"]))
         cells.append(plain(before.get("lr")))
-        seeds = [str(len(scale.runs(row, labels))) for labels in LABELS]
+        seeds = [str(len(scale.runs(row, labels))) for labels in scale.labels]
         lines.append((TITLES[row], *cells, " / ".join(seeds)))
-    headings = [f"{words}, {share(n)}" for n in LABELS for _, words in FIGURES]
+    headings = [f"{words}, {share(n)}" for n in scale.labels for _, words in FIGURES]
     headings += [f"class-agnostic box AP, {share(LABELS[0])}", "kNN", "lr", "seeds"]
     return table(("start", *headings), lines)
 
@@ -96,8 +96,8 @@ def more_results(scale: Scale) -> str:
             share(labels),
             *(figures_of(scale, row, labels, figure) for figure, _ in MORE_FIGURES),
         )
-        for labels in LABELS
-        for row in NAMES
+        for labels in scale.labels
+        for row in scale.planned
         if scale.runs(row, labels)
     ]
     return table(("start", "with", *(words for _, words in MORE_FIGURES)), lines)
@@ -130,8 +130,8 @@ def gains(scale: Scale) -> str:
     """Every row that was run against the random start."""
     lines = [
         (TITLES[row], *compared_cells(scale, row, "random", labels))
-        for labels in LABELS
-        for row in NAMES
+        for labels in scale.labels
+        for row in scale.planned
         if row != "random" and scale.runs(row, labels)
     ]
     return table(("start", *COMPARED), lines)
@@ -142,7 +142,8 @@ def effects(scale: Scale) -> str:
     lines = [
         (words, *compared_cells(scale, first, second, labels))
         for words, first, second in EFFECTS
-        for labels in LABELS
+        if {first, second} <= set(scale.planned)
+        for labels in scale.labels
     ]
     return table(("effect", *COMPARED), lines)
 
@@ -153,7 +154,7 @@ def searches(scale: Scale) -> str:
     Rows that share a search are in one line.
     """
     groups = defaultdict(list)
-    for row in NAMES:
+    for row in scale.planned:
         before = scale.pretraining(row)
         for trial in before.get("search") or []:
             taken = "taken" if trial["lr"] == before.get("lr") else ""
@@ -168,16 +169,22 @@ def searches(scale: Scale) -> str:
 def lengths(scale: Scale) -> str:
     """Pre-training of every row as it was run."""
     lines = []
-    for row in NAMES:
+    for row in scale.planned:
         before = scale.pretraining(row)
         if before:
             figures = [plain(before.get(k), ",") for k in ("steps", "batch", "images")]
-            seed, lr = plain(before.get("seed")), plain(before.get("lr"))
+            seed, lr = seeds_of(before), plain(before.get("lr"))
             config = f"`{before['config']}`" if before.get("config") else NOTHING
             sha = f"`{str(scale.rows[row].get('config_sha256'))[:12]}`"
             lines.append((TITLES[row], *figures, lr, seed, config, sha))
     headings = ("row", "steps", "images a step", "images seen", "lr", "seed", "config")
     return table((*headings, "hash"), lines)
+
+
+def seeds_of(pretraining: dict) -> str:
+    """The seed of a pre-training, or those of several."""
+    runs = pretraining.get("runs") or [pretraining]
+    return ", ".join(plain(run.get("seed")) for run in runs)
 
 
 def costs(scale: Scale) -> str:
@@ -189,7 +196,7 @@ def costs(scale: Scale) -> str:
         tried = [t["seconds"] for t in before.get("search") or [] if t.get("seconds")]
         tunings = [
             number(mean([r["seconds"] for r in scale.runs(row, n) if r.get("seconds")]))
-            for n in LABELS
+            for n in scale.labels
         ]
         each = before.get("gmac_per_image")
         tera = each * before["images"] / 1e3 if each and before.get("images") else None
@@ -205,7 +212,7 @@ def costs(scale: Scale) -> str:
             )
         )
     headings = ["start", "pre-training, s", "its search, s"]
-    headings += [f"one fine-tuning, {share(n)}, s" for n in LABELS]
+    headings += [f"one fine-tuning, {share(n)}, s" for n in scale.labels]
     headings += ["G multiply-adds an image", "T multiply-adds in all", "machine"]
     return table(headings, lines)
 
@@ -253,8 +260,8 @@ def rows_explained() -> str:
 def tunings(scale: Scale) -> str:
     """Images and steps of fine-tuning, in which all rows agree."""
     lines = []
-    for labels in LABELS:
-        runs = [run for row in NAMES for run in scale.runs(row, labels)]
+    for labels in scale.labels:
+        runs = [run for row in scale.planned for run in scale.runs(row, labels)]
         if runs:
             figures = [plain(runs[0].get(key)) for key in ("images", "steps")]
             lines.append((share(labels), *figures))
@@ -273,7 +280,7 @@ def edges(scale: Scale) -> dict[str, Sequence[str]]:
         Titles by ``edge`` and ``other``.
     """
     found = dict(edge=[], other=[])
-    for row in NAMES:
+    for row in scale.planned:
         before = scale.pretraining(row)
         trials = [t for t in before.get("search") or [] if t.get("knn") is not None]
         if len(trials) < 2:

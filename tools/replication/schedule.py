@@ -100,4 +100,4 @@ def kind_of(name: str, kept: dict) -> tuple[str, float]:
         return f"pre-training {kept['config'].rpartition('/')[2]}", kept["steps"]
     if "labels" in kept:
         return f"fine-tuning {kept['labels']}", 1.0
-    return name.rpartition("/")[2], 1.0
+    return name.rpartition("/")[2].partition("-")[0], 1.0

@@ -14,7 +14,6 @@ from mcl.errors import InputError
 
 from .rows import (
     DATA_VARIABLE,
-    PRETRAINING_SEED,
     ROOT,
     Row,
     Scale,
@@ -136,9 +135,11 @@ def draw_parts(study: Study, log: Path) -> None:
                 raise InputError(f"{notes}: no labels were drawn for seed {seed}")
 
 
-def pretrain(study: Study, row: Row, lr: float, steps: int, out: Path) -> dict:
+def pretrain(
+    study: Study, row: Row, lr: float, steps: int, seed: int, out: Path
+) -> dict:
     """Pre-train, or go on where a killed run stopped; then look at the features."""
-    cfg = pretraining_config(row, study.scale, lr, steps)
+    cfg = pretraining_config(row, study.scale, lr, steps, seed)
     config, log = out / "config.py", out / "log.txt"
     config.write_text(cfg.pretty_text)
     words = ["--resume", "auto"] if (out / "last_checkpoint").is_file() else []
@@ -153,7 +154,7 @@ def pretrain(study: Study, row: Row, lr: float, steps: int, out: Path) -> dict:
         steps=steps,
         batch=batch,
         images=steps * batch,
-        seed=PRETRAINING_SEED,
+        seed=seed,
         lr=lr,
         seconds=training_seconds(lines),
         checkpoint=str(checkpoint),
