@@ -160,6 +160,7 @@ def test_detector_is_one_for_all_rows(study, scale):
         for labels in rows.SCALES[scale].finetuning
     )
     build_detector(rows.SCALES[scale])
+    assert len(parts) == (scale != "small-seeds")
     for part in parts:
         dataset = part.train_dataloader.dataset
         assert dataset.ann_file == "annotations/train.seed1@10.json"
@@ -192,10 +193,13 @@ def test_small_seeds_is_small_at_the_rates_of_its_searches():
     assert scale.finetuning[100] == small.finetuning[100]
     own = {rows.ROWS[name].config: name for name in scale.rows if name in OWN}
     assert set(own) == set(scale.rates)
+    for row in (rows.ROWS[name] for name in scale.rows):
+        assert not row.quarter and not row.like and row.of in (None, *scale.rows)
     for config, name in own.items():
         searched = "mcl" if name.startswith("mcl") else name
         lr = result_of_small(searched)["lr"]
         assert scale.rates[config] == lr
+        assert name == searched or result_of_small(name)["lr"] < lr
         ours, theirs = (
             rows.pretraining_config(rows.ROWS[name], s, lr, 40) for s in (scale, small)
         )
@@ -417,20 +421,27 @@ def test_results_of_several_pretrainings_keep_each(tmp_path, monkeypatch):
             steps=steps, checkpoint=f"{out}/{seed}.pth", config="x/mcl.py"
         )
 
+    def export(study, row, checkpoint, out):
+        return dict(start=f"export of {checkpoint}")
+
     def tune(study, start, labels, seed, out):
         return dict(labels=labels, seed=seed, **start)
 
     monkeypatch.setattr(plan, "pretrain", train)
+    monkeypatch.setattr(plan, "export_start", export)
     monkeypatch.setattr(plan, "finetune", tune)
     study.folder("prepare").mkdir()
     key = plan.prepare_stage(study).key
     (study.folder("prepare") / "done.json").write_text(json.dumps(dict(key=key)))
-    schedule.run_stages(study, plan.plan(study, ["mcl-backbone"], Path("/")), 1)
+    both = ["mcl", "mcl-backbone"]
+    schedule.run_stages(study, plan.plan(study, both, Path("/")), 1)
     assert asked == [(0.02, 8, 0), (0.02, 8, 1)]
     row = plan.row_result(study, "mcl-backbone")
     assert [run["seed"] for run in row["finetuning"]] == [0, 1]
     for seed, run in enumerate(row["finetuning"]):
         assert run["backbone"].endswith(f"mcl/pretrain-{seed}/{seed}.pth")
+        whole = plan.row_result(study, "mcl")["finetuning"][seed]
+        assert whole["load_from"] == f"export of {run['backbone']}"
     before = row["pretraining"]
     assert (before["lr"], before["steps"]) == (0.02, 8) and "knn" not in before
     assert [(r["seed"], r["knn"]) for r in before["runs"]] == [(0, 0.1), (1, 1.1)]

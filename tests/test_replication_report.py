@@ -212,7 +212,7 @@ def test_no_figure_is_typed_into_the_document(tmp_path):
     assert all(len(numbers) > 50 for numbers in found)
     prose = [report.READING, card.PAPER, card.ONE_PRETRAINING, card.VIEWS]
     prose += [card.AGNOSTIC, card.BY_HAND, card.PURPOSE, card.GIVEN_RATES]
-    prose += [card.A_PRETRAINING_EACH, card.SHARED_BY_SEED, card.THE_REST]
+    prose += [card.A_PRETRAINING_EACH, card.THE_REST]
     assert set(re.findall(r"\b\d+", " ".join(prose))) == {"95", "100", "0"}
     known = {str(measure.NEIGHBOURS), str(measure.BANK_PER_CUTOUT), "1"}  # top-1
     assert set(re.findall(r"\d+", card.RECOGNITION)) == known
@@ -248,7 +248,7 @@ def test_a_row_before_its_fine_tuning_has_no_empty_table(tmp_path):
 
 def test_all_scales_are_in_one_document(tmp_path):
     for name in ("medium", "small-seeds", "small"):
-        write(tmp_path, {"mcl": row("mcl", HIGH)}, name=name)
+        write(tmp_path, {"random": row("random", HIGH)}, name=name)
     found = text(tmp_path)
     places = [found.index(f"## Scale `{name}`") for name in collected.SCALES]
     assert places == sorted(places) and len(places) == 3
@@ -331,10 +331,12 @@ def seeded(root):
     """Results of a scale where every seed was pre-trained anew."""
     found = {name: row(name, LOW) for name in ("random", "densecl", "mcl-backbone")}
     found["mcl"] = row("mcl", HIGH)
+    rates = importlib.import_module("rows").SCALES["small-seeds"].rates
     for name in ("mcl", "mcl-backbone", "densecl"):
         before = pretraining("densecl" if name == "densecl" else "mcl")
         for key in ("search", "seed", "knn", "seconds", "curve"):
             before.pop(key)
+        before["lr"] = rates[before["config"].rpartition("/")[2]]
         longer = 1000.0 * (name == "densecl")
         before["runs"] = [
             dict(seed=s, knn=0.1 + s / 10, seconds=1000.0 * (s + 1) + longer)
@@ -349,8 +351,8 @@ def test_several_pretrainings_are_told_from_one(tmp_path):
     found = " ".join(text(root).split())
     assert card.PURPOSE in found and card.GIVEN_RATES in found
     assert card.A_PRETRAINING_EACH in found and card.ONE_PRETRAINING not in found
-    assert "| 0.053 | 0, 1, 2 |" in found  # rate and seeds of pre-training
-    assert "| 20.0 | 0.053 | 3 |" in found  # mean kNN
+    assert "| 0.003 | 0, 1, 2 |" in found  # rate and seeds of pre-training
+    assert "| 20.0 ± 10.00 | 0.003 | 3 |" in found  # kNN
     assert re.search(r"\| MCL \| 2,000 \| - \| 200 \|", found)  # mean seconds
     # Four rows of three fine-tunings; MCL's pre-trainings count once.
     (scale,) = collected.read_scales(root)
@@ -359,10 +361,38 @@ def test_several_pretrainings_are_told_from_one(tmp_path):
 
 def test_a_scale_speaks_of_its_own_rows_and_labels(tmp_path):
     found = text(seeded(tmp_path))
-    for words in ("10 %", "BYOL", "supervised"):
+    for words in ("10 %", "part of the labels", "BYOL", "supervised"):
         assert words not in found[: found.index("Scale `small` was not run")]
     assert "Of 7 claims" in " ".join(found.split())
     assert "Not run: MoCo v2; MCL with one level; MCL on stacked crops;" in found
+
+
+def test_rows_that_their_scale_does_not_have_are_refused(tmp_path):
+    folder = seeded(tmp_path) / "small-seeds"
+    good = json.loads((folder / "mcl.json").read_text())
+    few = dict(good, finetuning=[finetuning(10, 0, 0.1)])
+    other_rate = dict(good, pretraining=good["pretraining"] | dict(lr=0.5))
+    one = dict(good, pretraining=good["pretraining"] | dict(runs=[dict(seed=0)]))
+    for words, content in {
+        "labels=10; give 100": few,
+        "lr of mcl.py=0.5; give 0.003": other_rate,
+        "runs has no seed 1, which was fine-tuned": one,
+    }.items():
+        (folder / "mcl.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match=words):
+            collected.read_scales(tmp_path)
+    (folder / "mcl.json").write_text(json.dumps(good))
+    write(tmp_path, {"byol": row("byol", LOW)}, name="small-seeds")
+    with pytest.raises(InputError, match="byol.json: there is no such row"):
+        collected.read_scales(tmp_path)
+
+
+def test_scales_of_one_data_set_have_it_in_common(tmp_path):
+    write(seeded(tmp_path), {"mcl": row("mcl", HIGH)})
+    assert len(collected.read_scales(tmp_path)) == 2
+    write(tmp_path, {"mcl": dict(row("mcl", HIGH), data_sha256="other")})
+    with pytest.raises(InputError, match="data_sha256 differs.*other: small;"):
+        collected.read_scales(tmp_path)
 
 
 # Wording and plots

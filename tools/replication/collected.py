@@ -44,7 +44,7 @@ class Scale(NamedTuple):
     @property
     def pretrains_each_seed(self) -> bool:
         """Whether a seed is one of pre-training, too."""
-        return bool(PLANS[self.name].rates)
+        return PLANS[self.name].pretrains_each_seed
 
     def runs(self, row: str, labels: int) -> list[dict]:
         """Fine-tunings of a row by seed; empty where it was not run."""
@@ -71,14 +71,13 @@ class Scale(NamedTuple):
     def pretraining(self, row: str) -> dict:
         """Of a row; empty where it was not run or there is none.
 
-        Of several pre-trainings, seconds and kNN accuracy are their means.
+        Of several pre-trainings, ``seconds`` are their mean.
         """
         found = self.rows.get(row, {}).get("pretraining") or {}
         runs = found.get("runs")
         if not runs:
             return found
-        means = {key: mean([run[key] for run in runs]) for key in ("seconds", "knn")}
-        return found | means
+        return found | dict(seconds=mean([run["seconds"] for run in runs]))
 
 
 def read_json(file: Path) -> dict:
@@ -107,7 +106,8 @@ def expect(file: Path, field: str, value: Any, allowed: tuple) -> None:
 
 def check_run(file: Path, run: dict) -> None:
     """Refuse a fine-tuning whose figures are not as they must be."""
-    expect(file, "finetuning.labels", run.get("labels"), LABELS)
+    allowed = tuple(PLANS[file.parent.name].finetuning)
+    expect(file, "finetuning.labels", run.get("labels"), allowed)
     if not isinstance(run.get("seed"), int):
         raise InputError(
             f"{file}: finetuning.seed={run.get('seed')!r}; give an integer"
@@ -138,8 +138,23 @@ def read_row(file: Path) -> dict:
             raise InputError(f"{file}: labels={key[0]} seed={key[1]} is there twice")
         seen.add(key)
     runs = row.get("finetuning", [])
+    if PLANS[file.parent.name].pretrains_each_seed and row.get("pretraining"):
+        check_pretrainings(file, row["pretraining"], {seed for _, seed in seen})
     check_protocols(file, [(f"seed {run['seed']}", run) for run in runs])
     return row
+
+
+def check_pretrainings(file: Path, found: dict, seeds: set[int]) -> None:
+    """Refuse a row that was not pre-trained for each seed, at the scale's rate."""
+    config = str(found.get("config")).rpartition("/")[2]
+    rate = PLANS[file.parent.name].rates.get(config)
+    expect(file, f"pretraining.lr of {config}", found.get("lr"), (rate,))
+    trained = {run.get("seed") for run in found.get("runs") or []}
+    if not seeds <= trained:
+        raise InputError(
+            f"{file}: pretraining.runs has no seed {min(seeds - trained)}, which was "
+            "fine-tuned; run the row again"
+        )
 
 
 def check_protocols(place: Path, runs: list[tuple[str, dict]]) -> None:
@@ -191,11 +206,12 @@ def read_scale(folder: Path) -> Scale:
             with one data set and fine-tuned by one protocol.
     """
     files = {f.stem: f for f in folder.glob("*.json") if f.name != "data.json"}
-    unknown = sorted(set(files) - set(NAMES))
+    planned = PLANS[folder.name].rows
+    unknown = sorted(set(files) - set(planned))
     if unknown:
         raise InputError(
             f"{files[unknown[0]]}: there is no such row; the rows are "
-            f"{', '.join(NAMES)}"
+            f"{', '.join(planned)}"
         )
     rows = {name: read_row(files[name]) for name in NAMES if name in files}
     sums = ((row.get("data_sha256"), name) for name, row in rows.items())
@@ -224,4 +240,18 @@ def read_scales(root: Path) -> list[Scale]:
             f"{root}: there are no results; make some with `python tools/replicate.py "
             f"{SCALES[0]}`"
         )
+    check_data(root, scales)
     return scales
+
+
+def check_data(root: Path, scales: list[Scale]) -> None:
+    """Refuse scales that are made alike but were run on different data."""
+    for scale in scales:
+        options = PLANS[scale.name].data
+        sums = (
+            (row.get("data_sha256"), other.name)
+            for other in scales
+            for row in other.rows.values()
+            if PLANS[other.name].data == options
+        )
+        expect_one(root, "data_sha256", sums, "scales of different data")

@@ -96,12 +96,12 @@ def start_stages(study: Study, name: str, seed: int, needs: list[Stage]) -> list
 
 def pretraining_seed(scale: Scale, seed: int) -> int:
     """Of the pre-training that a seed of fine-tuning starts from."""
-    return seed if seed in scale.pretraining_seeds else PRETRAINING_SEED
+    return seed if scale.pretrains_each_seed else PRETRAINING_SEED
 
 
 def of_seed(scale: Scale, stage: str, seed: int) -> str:
     """A stage's name, with its seed where there are several of pre-training."""
-    return f"{stage}-{seed}" if scale.rates else stage
+    return f"{stage}-{seed}" if scale.pretrains_each_seed else stage
 
 
 def depending(
@@ -167,7 +167,9 @@ def try_rate(study: Study, row: Row, lr: float, steps: int, out: Path) -> dict:
 
 def pretraining_stage(study: Study, owner: str, seed: int, needs: list[Stage]) -> Stage:
     row, scale = ROWS[owner], study.scale
-    steps, lr = full_length(row, scale), scale.rates.get(row.config)
+    steps, lr = full_length(row, scale), None  # the search's is not known yet
+    if scale.rates:
+        lr = scale.rates[row.config]
     own = describe(pretraining_config(row, scale, lr, steps, seed))
     # How many steps equal work is, is known when the stages before are done.
     kind = "equal work" if row.like else f"pre-training {row.config}"
@@ -271,7 +273,7 @@ def pretraining_result(study: Study, name: str) -> dict | None:
     for run in made:
         run.pop("checkpoint")
     kept = dict(made[0])
-    if study.scale.rates:
+    if study.scale.pretrains_each_seed:
         own = ("seed", "knn", "seconds", "curve", "key", "stage_seconds")
         kept = {key: value for key, value in kept.items() if key not in own}
         return kept | dict(runs=[{key: run[key] for key in own} for run in made])

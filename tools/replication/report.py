@@ -16,7 +16,7 @@ import claims
 import report_card as card
 import report_tables as tables
 from claims import VERDICTS, Verdict
-from collected import SCALES, Scale, read_scales
+from collected import LABELS, SCALES, Scale, read_scales
 from report_plots import draw_all, plots_of
 from spread import CONFIDENCE, Comparison
 from titles import TITLES
@@ -64,9 +64,8 @@ def lead(compared: Comparison) -> str:
 
 def answer(scale: Scale, verdicts: list[Verdict]) -> str:
     """The paragraph that answers the title's question."""
-    all_labels, *_ = scale.labels
     questions = [("random", n) for n in scale.labels]
-    questions += [(row, all_labels) for row in ("mocov2", "densecl", "sup")]
+    questions += [(row, LABELS[0]) for row in ("mocov2", "densecl", "sup")]
     parts = []
     for other, labels in questions:
         if other not in scale.planned:

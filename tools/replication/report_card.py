@@ -25,25 +25,32 @@ PAPER = (
 ONE_PRETRAINING = (
     "Each row was pre-trained once, on one draw of the cut-outs. The seeds are of "
     "fine-tuning: the spread leaves out the draw of the cut-outs and of pre-training, "
-    "so a difference outside the spread may still be one between two pre-trainings."
-)
-A_PRETRAINING_EACH = (
-    "Each seed is one of pre-training and of the fine-tuning that starts from it: the "
-    "spread leaves out the draw of the cut-outs alone."
-)
-SHARED_BY_SEED = (
+    "so a difference outside the spread may still be one between two pre-trainings. "
     "Fine-tunings of one seed share the order of the scenes and the part of the "
     "labels, whatever they start from, but not the initial weights of new layers."
 )
-THE_REST = "Views, averages of weights and figures are what `small` says of them."
+A_PRETRAINING_EACH = (
+    "A seed is one of pre-training and of the fine-tuning that starts from it. The "
+    "spread leaves out the draw of the data, cut-outs and scenes, and the choice of "
+    "the learning rate. Fine-tunings of one seed share the order of the scenes, but "
+    "not the initial weights of new layers."
+)
+THE_REST = (
+    "Views, averages of weights, optimizer, lengths and figures are what `small` says "
+    "of them."
+)
 GIVEN_RATES = (
-    "None was searched. MCL and the rows that change a part of it have the rate that "
-    "`small`'s search took for MCL, MoCo v2 and DenseCL those that it took for them."
+    "None was searched. MoCo v2 and DenseCL have the rates that their searches took in "
+    "`small`. MCL has that of its own there, and so have the rows that change a part "
+    "of it, of which searches took lower rates: where MCL is ahead of these, its rate "
+    "may suit them less."
 )
 PURPOSE = (
-    "What of `small`'s differences is left over several pre-trainings, and with one "
-    "learning rate for MCL and for the rows that change a part of it. Data, networks, "
-    "lengths and fine-tuning are those of `small`; every seed was pre-trained anew."
+    "What of `small`'s differences is left over several pre-trainings, and where the "
+    "rows that change a part of MCL have its learning rate. Data, networks and lengths "
+    "are those of `small`, with all labels alone. Seed 0 of a row that has the same "
+    "rate there repeats that pre-training, and the other seeds are new. A fine-tuning "
+    "is evaluated once, at its end, which changes what it draws: it is no repetition."
 )
 VIEWS = (
     "Each method has its own published augmentations, with the blur scaled to the size "
@@ -173,7 +180,7 @@ def protocol(scale: Scale) -> list[str]:
     """Paragraphs on data, pre-training and fine-tuning."""
     own = [
         *data(scale),
-        paragraph(f"{pretrainings(scale)} {SHARED_BY_SEED}"),
+        paragraph(pretrainings(scale)),
         tables.lengths(scale),
         tables.tunings(scale),
     ]

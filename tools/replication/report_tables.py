@@ -79,13 +79,20 @@ def results(scale: Scale) -> str:
         ]
         cells.append(figures_of(scale, row, LABELS[0], "bbox_agnostic"))
         before = scale.pretraining(row)
-        cells.append(NOTHING if before.get("knn") is None else points(before["knn"]))
+        cells.append(recognition(before))
         cells.append(plain(before.get("lr")))
         seeds = [str(len(scale.runs(row, labels))) for labels in scale.labels]
         lines.append((TITLES[row], *cells, " / ".join(seeds)))
     headings = [f"{words}, {share(n)}" for n in scale.labels for _, words in FIGURES]
     headings += [f"class-agnostic box AP, {share(LABELS[0])}", "kNN", "lr", "seeds"]
     return table(("start", *headings), lines)
+
+
+def recognition(pretraining: dict) -> str:
+    """The kNN accuracy of a pre-training, or of several."""
+    if runs := pretraining.get("runs"):
+        return with_spread([run["knn"] for run in runs])
+    return NOTHING if pretraining.get("knn") is None else points(pretraining["knn"])
 
 
 def more_results(scale: Scale) -> str:
@@ -211,9 +218,9 @@ def costs(scale: Scale) -> str:
                 machines[machine_words(content)],
             )
         )
-    headings = ["start", "pre-training, s", "its search, s"]
+    headings = ["start", "one pre-training, s", "its search, s"]
     headings += [f"one fine-tuning, {share(n)}, s" for n in scale.labels]
-    headings += ["G multiply-adds an image", "T multiply-adds in all", "machine"]
+    headings += ["G multiply-adds an image", "T of one pre-training", "machine"]
     return table(headings, lines)
 
 

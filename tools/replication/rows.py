@@ -70,11 +70,12 @@ class Scale:
     Attributes:
         data: options of tools/scenes/make_scenes.py.
         finetuning: per cent of the labels -> iterations.
-        seeds: of fine-tuning.
+        seeds: of fine-tuning, and of pre-training where each has its own.
         rates: learning rate by pre-training config. Where there are some, nothing is
             searched, and each seed has a pre-training of its own.
-        rows: names of those that can be run.
-        evaluations: of a fine-tuning with all labels, the last at its end.
+        rows: names of those that can be run. With rates, none of a quarter of the
+            length or of equal work: a search is what both start from.
+        evaluations: of a fine-tuning with all labels, in equal parts of its length.
         pretraining, detector: overrides of the configs, which are those of ``small``.
         methods: more overrides of pre-training configs, by how their names begin.
     """
@@ -90,9 +91,14 @@ class Scale:
     methods: dict = field(default_factory=dict)
 
     @property
+    def pretrains_each_seed(self) -> bool:
+        """Whether a seed is one of pre-training, too."""
+        return bool(self.rates)
+
+    @property
     def pretraining_seeds(self) -> tuple:
         """One for all fine-tunings, or each its own."""
-        return self.seeds if self.rates else (PRETRAINING_SEED,)
+        return self.seeds if self.pretrains_each_seed else (PRETRAINING_SEED,)
 
 
 PIPELINE = "train_dataloader.dataset.dataset.pipeline"
@@ -125,9 +131,9 @@ SCALES = {
     # Two CPU cores: what the configs say. How the length of fine-tuning was chosen is
     # told under "What moved it" in docs/replication.md.
     "small": Scale(SMALL, finetuning={100: 400, 10: 400}),
-    # One GPU: what of small's differences is left over several pre-trainings, and
-    # where what MCL is compared with in its parts has MCL's rate. The rates are those
-    # that small's searches took.
+    # What of small's differences is left over several pre-trainings. MoCo v2 and
+    # DenseCL have the rates of their searches in small; the rows that change a part of
+    # MCL have that of MCL's, so that they differ in this part alone.
     "small-seeds": Scale(
         SMALL,
         finetuning={100: 400},
