@@ -39,8 +39,11 @@ READING = (
     "is above the highest of the other row; against the better of two rows it holds "
     "only where both were run. That one row is above another holds where the interval "
     "of the difference is above 0; that it is at most a share below another, where the "
-    "interval is above the loss of that share. `python tools/replication/report.py` "
-    "writes this document from `docs/replication/results/`; no number in it is typed "
+    "interval is above the loss of that share. In `small` and `medium` a row has one "
+    "pre-training; in `small-seeds` each seed has its own, so where both have a row, "
+    "its spread is the one that says whether a difference would come again. "
+    "`python tools/replication/report.py` writes this document from "
+    "`docs/replication/results/`; no number in it is typed "
     'by hand, apart from remarks under "What moved it".'
 )
 COMMANDS = (
