@@ -214,8 +214,7 @@ def searches(study: Study, owner: str) -> list[dict]:
 def run_pretraining(study: Study, owner: str, seed: int, out: Path) -> dict:
     row, steps = ROWS[owner], full_length(ROWS[owner], study.scale)
     if study.scale.rates:
-        lr = study.scale.rates[row.config]
-        return pretrain(study, row, lr, steps, seed, out)
+        return pretrain(study, row, study.scale.rates[row.config], steps, seed, out)
     best = best_search(study, owner)
     if row.like:
         # As many multiply-adds as the other row's whole pre-training.

@@ -220,7 +220,11 @@ def costs(scale: Scale) -> str:
         )
     headings = ["start", "one pre-training, s", "its search, s"]
     headings += [f"one fine-tuning, {share(n)}, s" for n in scale.labels]
-    headings += ["G multiply-adds an image", "T of one pre-training", "machine"]
+    headings += [
+        "G multiply-adds an image",
+        "T multiply-adds a pre-training",
+        "machine",
+    ]
     return table(headings, lines)
 
 
