@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -189,7 +190,7 @@ def result_of_small(name) -> dict:
 def test_small_seeds_is_small_at_the_rates_of_its_searches():
     """Parts of MCL have MCL's rate, the others their own."""
     scale, small = rows.SCALES["small-seeds"], rows.SCALES["small"]
-    assert (scale.data, scale.seeds) == (small.data, small.seeds)
+    assert scale.data == small.data and scale.seeds[:3] == small.seeds
     assert scale.finetuning[100] == small.finetuning[100]
     own = {rows.ROWS[name].config: name for name in scale.rows if name in OWN}
     assert set(own) == set(scale.rates)
@@ -391,24 +392,43 @@ def test_every_row_can_be_run_alone(tmp_path, scale, name):
         before.add(stage.name)
 
 
-SEEDED = replace(TINY, seeds=(0, 1), finetuning={100: 2}, rates={"mcl.py": 0.02})
+SEEDED = replace(
+    TINY,
+    seeds=(0, 1, 2, 3),
+    pretrainings=2,
+    finetuning={100: 2},
+    rates={"mcl.py": 0.02},
+)
 
 
-def test_given_rates_are_not_searched_and_each_seed_is_pretrained(tmp_path):
+def test_given_rates_are_not_searched_and_pretrainings_have_tunings(tmp_path):
     study = stages.Study(SEEDED, tmp_path)
     found = {s.name: s for s in plan.plan(study, ["mcl", "mcl-backbone"], Path("/"))}
-    kinds = "export fine-tune-100 pretrain".split()
-    own = [f"mcl/{kind}-{seed}" for kind in kinds for seed in (0, 1)]
-    alone = [f"mcl-backbone/fine-tune-100-{seed}" for seed in (0, 1)]
+    own = [f"mcl/{kind}-{k}" for kind in ("export", "pretrain") for k in (0, 1)]
+    own += [f"mcl/fine-tune-100-{seed}" for seed in SEEDED.seeds]
+    alone = [f"mcl-backbone/fine-tune-100-{seed}" for seed in SEEDED.seeds]
     assert sorted(found) == sorted(["prepare", *own, *alone])
-    for seed in (0, 1):
-        assert found[f"mcl/fine-tune-100-{seed}"].needs == (f"mcl/export-{seed}",)
-        assert found[f"mcl/export-{seed}"].needs == (f"mcl/pretrain-{seed}",)
-        assert found[alone[seed]].needs == (f"mcl/pretrain-{seed}",)
+    for k in (0, 1):
+        assert found[f"mcl/export-{k}"].needs == (f"mcl/pretrain-{k}",)
+        for seed in (k, k + 2):
+            assert found[f"mcl/fine-tune-100-{seed}"].needs == (f"mcl/export-{k}",)
+            assert found[alone[seed]].needs == (f"mcl/pretrain-{k}",)
+    assert len({found[name].key for name in alone}) == 4
     assert found["mcl/pretrain-0"].key != found["mcl/pretrain-1"].key
     other = stages.Study(replace(SEEDED, rates={"mcl.py": 0.03}), tmp_path)
     changed = {s.name: s for s in plan.row_stages(other, "mcl")}
     assert changed["mcl/pretrain-0"].key != found["mcl/pretrain-0"].key
+
+
+def test_more_seeds_keep_what_is_done_where_no_labels_are_drawn():
+    more, study = replace(SEEDED, seeds=range(6)), partial(stages.Study, work=Path("/"))
+    ours, theirs = (
+        {s.name: s.key for s in plan.plan(study(scale), ["mcl"], Path("/"))}
+        for scale in (SEEDED, more)
+    )
+    assert len(theirs) == len(ours) + 2 and ours.items() <= theirs.items()
+    few = [replace(scale, finetuning={10: 2}) for scale in (SEEDED, more)]
+    assert len({plan.prepare_stage(study(scale)).key for scale in few}) == 2
 
 
 def test_results_of_several_pretrainings_keep_each(tmp_path, monkeypatch):
@@ -437,9 +457,10 @@ def test_results_of_several_pretrainings_keep_each(tmp_path, monkeypatch):
     schedule.run_stages(study, plan.plan(study, both, Path("/")), 1)
     assert asked == [(0.02, 8, 0), (0.02, 8, 1)]
     row = plan.row_result(study, "mcl-backbone")
-    assert [run["seed"] for run in row["finetuning"]] == [0, 1]
+    assert [run["seed"] for run in row["finetuning"]] == [0, 1, 2, 3]
     for seed, run in enumerate(row["finetuning"]):
-        assert run["backbone"].endswith(f"mcl/pretrain-{seed}/{seed}.pth")
+        k = seed % 2
+        assert run["backbone"].endswith(f"mcl/pretrain-{k}/{k}.pth")
         whole = plan.row_result(study, "mcl")["finetuning"][seed]
         assert whole["load_from"] == f"export of {run['backbone']}"
     before = row["pretraining"]

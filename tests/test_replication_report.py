@@ -212,7 +212,7 @@ def test_no_figure_is_typed_into_the_document(tmp_path):
     assert all(len(numbers) > 50 for numbers in found)
     prose = [report.READING, card.PAPER, card.ONE_PRETRAINING, card.VIEWS]
     prose += [card.AGNOSTIC, card.BY_HAND, card.PURPOSE, card.GIVEN_RATES]
-    prose += [card.A_PRETRAINING_EACH, card.THE_REST]
+    prose += [card.PRETRAININGS, card.THE_REST, card.WITHIN]
     assert set(re.findall(r"\b\d+", " ".join(prose))) == {"95", "100", "0"}
     known = {str(measure.NEIGHBOURS), str(measure.BANK_PER_CUTOUT), "1"}  # top-1
     assert set(re.findall(r"\d+", card.RECOGNITION)) == known
@@ -350,13 +350,33 @@ def test_several_pretrainings_are_told_from_one(tmp_path):
     root = seeded(tmp_path)
     found = " ".join(text(root).split())
     assert card.PURPOSE in found and card.GIVEN_RATES in found
-    assert card.A_PRETRAINING_EACH in found and card.ONE_PRETRAINING not in found
+    assert card.PRETRAININGS in found and card.ONE_PRETRAINING not in found
     assert "| 0.003 | 0, 1, 2 |" in found  # rate and seeds of pre-training
     assert "| 20.0 ± 10.00 | 0.003 | 3 |" in found  # kNN
     assert re.search(r"\| MCL \| 2,000 \| - \| 200 \|", found)  # mean seconds
     # Four rows of three fine-tunings; MCL's pre-trainings count once.
     (scale,) = collected.read_scales(root)
     assert card.hours(scale) == pytest.approx((12 * 200 + 6000 + 9000) / 3600)
+
+
+def test_a_value_is_the_mean_of_a_pretrainings_fine_tunings(tmp_path):
+    folder = seeded(tmp_path) / "small-seeds"
+    content = json.loads((folder / "mcl.json").read_text())
+    values = {0: 0.1, 3: 0.12, 6: 0.14, 1: 0.2, 4: 0.26, 7: 0.2, 2: 0.3, 5: 0.3}
+    content["finetuning"] = [finetuning(100, *both) for both in values.items()]
+    (folder / "mcl.json").write_text(json.dumps(content))
+    (scale,) = collected.read_scales(tmp_path)
+    assert scale.values("mcl") == pytest.approx({0: 0.12, 1: 0.22, 2: 0.3})
+    assert scale.compare("mcl", "random").seeds == (0, 1, 2)
+    # Squares of the distances from three means, over 8 - 3 degrees of freedom.
+    within = ((2 * 2**2 + 2 * 2**2 + 4**2) / 5) ** 0.5
+    means = (((12 - 64 / 3) ** 2 + (22 - 64 / 3) ** 2 + (30 - 64 / 3) ** 2) / 2) ** 0.5
+    line = "| MCL | 10.0, 12.0, 14.0 | 20.0, 26.0, 20.0 | 30.0, 30.0 |"
+    found = text(tmp_path)
+    assert f"{line} {within:.2f} | {means:.2f} |" in found
+    assert f"| 21.3 ± {means:.2f} |" in found and "| 8 |" in found
+    # One fine-tuning each has no spread within.
+    assert re.search(r"\| DenseCL \| [\d.]+ \| [\d.]+ \| [\d.]+ \| - \| \d", found)
 
 
 def test_a_scale_speaks_of_its_own_rows_and_labels(tmp_path):
@@ -373,6 +393,7 @@ def test_rows_that_their_scale_does_not_have_are_refused(tmp_path):
     few = dict(good, finetuning=[finetuning(10, 0, 0.1)])
     other_rate = dict(good, pretraining=good["pretraining"] | dict(lr=0.5))
     one = dict(good, pretraining=good["pretraining"] | dict(runs=[dict(seed=0)]))
+    one["finetuning"] = [finetuning(100, seed, 0.1) for seed in (3, 4)]
     for words, content in {
         "labels=10; give 100": few,
         "lr of mcl.py=0.5; give 0.003": other_rate,

@@ -1,6 +1,7 @@
 """Read the committed result files of a scale, and refuse what cannot be compared."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,9 +43,9 @@ class Scale(NamedTuple):
         return tuple(PLANS[self.name].finetuning)
 
     @property
-    def pretrains_each_seed(self) -> bool:
-        """Whether a seed is one of pre-training, too."""
-        return PLANS[self.name].pretrains_each_seed
+    def pretrainings(self) -> int:
+        """How many a row has."""
+        return PLANS[self.name].pretrainings
 
     def runs(self, row: str, labels: int) -> list[dict]:
         """Fine-tunings of a row by seed; empty where it was not run."""
@@ -56,9 +57,25 @@ class Scale(NamedTuple):
     def values(
         self, row: str, labels: int = 100, figure: str = "bbox"
     ) -> dict[int, float]:
-        """A figure of a row by seed, without the seeds that lack it."""
-        runs = self.runs(row, labels)
-        return {r["seed"]: r[figure] for r in runs if r.get(figure) is not None}
+        """A figure of a row by seed, without the seeds that lack it.
+
+        Of several pre-trainings the seeds are theirs, and a value is the mean of the
+        fine-tunings that started there.
+        """
+        groups = self.groups(row, labels, figure)
+        return {seed: mean(values) for seed, values in groups.items()}
+
+    def groups(
+        self, row: str, labels: int = 100, figure: str = "bbox"
+    ) -> dict[int, list[float]]:
+        """A figure of the fine-tunings behind each of :meth:`values`."""
+        found, plan = defaultdict(list), PLANS[self.name]
+        for run in self.runs(row, labels):
+            if run.get(figure) is not None:
+                several = plan.pretrainings > 1
+                seed = plan.pretraining_seed(run["seed"]) if several else run["seed"]
+                found[seed].append(run[figure])
+        return dict(sorted(found.items()))
 
     def compare(
         self, first: str, second: str, labels: int = 100, figure: str = "bbox"
@@ -137,24 +154,27 @@ def read_row(file: Path) -> dict:
         if key in seen:
             raise InputError(f"{file}: labels={key[0]} seed={key[1]} is there twice")
         seen.add(key)
-    runs = row.get("finetuning", [])
-    if PLANS[file.parent.name].pretrains_each_seed and row.get("pretraining"):
+    if row.get("pretraining"):
         check_pretrainings(file, row["pretraining"], {seed for _, seed in seen})
+    runs = row.get("finetuning", [])
     check_protocols(file, [(f"seed {run['seed']}", run) for run in runs])
     return row
 
 
 def check_pretrainings(file: Path, found: dict, seeds: set[int]) -> None:
-    """Refuse a row that was not pre-trained for each seed, at the scale's rate."""
-    config = str(found.get("config")).rpartition("/")[2]
-    rate = PLANS[file.parent.name].rates.get(config)
-    expect(file, f"pretraining.lr of {config}", found.get("lr"), (rate,))
-    trained = {run.get("seed") for run in found.get("runs") or []}
-    if not seeds <= trained:
-        raise InputError(
-            f"{file}: pretraining.runs has no seed {min(seeds - trained)}, which was "
-            "fine-tuned; run the row again"
-        )
+    """Refuse a rate that is not the scale's, and fine-tunings of no pre-training."""
+    plan = PLANS[file.parent.name]
+    if plan.rates:
+        config = str(found.get("config")).rpartition("/")[2]
+        rate = plan.rates.get(config)
+        expect(file, f"pretraining.lr of {config}", found.get("lr"), (rate,))
+    if plan.pretrainings > 1:
+        trained = {run.get("seed") for run in found.get("runs") or []}
+        if lacking := set(map(plan.pretraining_seed, seeds)) - trained:
+            raise InputError(
+                f"{file}: pretraining.runs has no seed {min(lacking)}, which was "
+                "fine-tuned; run the row again"
+            )
 
 
 def check_protocols(place: Path, runs: list[tuple[str, dict]]) -> None:

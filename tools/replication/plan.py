@@ -13,9 +13,9 @@ from mcl.errors import InputError
 from .rows import (
     CONFIGS,
     FACTORS,
-    PRETRAINING_SEED,
     ROWS,
     SEARCH_LENGTH,
+    SEARCH_SEED,
     Row,
     Scale,
     describe,
@@ -56,7 +56,8 @@ def make_key(*settings: str) -> str:
 def prepare_stage(study: Study, root: Path = Path("/")) -> Stage:
     """Materials, data set, parts of the labels."""
     scale = study.scale
-    key = make_key(str(FORMAT), repr(sorted(scale.data.items())), repr(scale.seeds))
+    drawn = repr(scale.drawing_seeds)
+    key = make_key(str(FORMAT), repr(sorted(scale.data.items())), drawn)
     return Stage(PREPARE, partial(make_data, study, root), key=key)
 
 
@@ -68,7 +69,7 @@ def row_stages(study: Study, name: str) -> list[Stage]:
         if like := ROWS[owner].like:
             stages.append(work_stage(study, like))
     shared, starts = list(stages) or [prepare_stage(study)], {}
-    for seed in scale.pretraining_seeds:
+    for seed in range(scale.pretrainings):
         made = start_stages(study, name, seed, shared)
         stages += made
         starts[seed] = made[-1:] or shared
@@ -77,7 +78,7 @@ def row_stages(study: Study, name: str) -> list[Stage]:
             run = partial(run_finetuning, study, name, labels, seed)
             text = describe(detector_config(scale, labels, seed))
             stage, kind = finetuning_name(name, labels, seed), f"fine-tuning {labels}"
-            needs = starts[pretraining_seed(scale, seed)]
+            needs = starts[scale.pretraining_seed(seed)]
             stages.append(depending(stage, run, needs, kind, own=text))
     return stages
 
@@ -94,14 +95,9 @@ def start_stages(study: Study, name: str, seed: int, needs: list[Stage]) -> list
     return stages
 
 
-def pretraining_seed(scale: Scale, seed: int) -> int:
-    """Of the pre-training that a seed of fine-tuning starts from."""
-    return seed if scale.pretrains_each_seed else PRETRAINING_SEED
-
-
 def of_seed(scale: Scale, stage: str, seed: int) -> str:
     """A stage's name, with its seed where there are several of pre-training."""
-    return f"{stage}-{seed}" if scale.pretrains_each_seed else stage
+    return f"{stage}-{seed}" if scale.pretrainings > 1 else stage
 
 
 def depending(
@@ -152,7 +148,7 @@ def search_stages(study: Study, owner: str) -> list[Stage]:
 def try_rate(study: Study, row: Row, lr: float, steps: int, out: Path) -> dict:
     """A run of the search; one that a too high rate ends recognises nothing."""
     try:
-        return pretrain(study, row, lr, steps, PRETRAINING_SEED, out)
+        return pretrain(study, row, lr, steps, SEARCH_SEED, out)
     except InputError as error:
         if "not finite" not in str(error):
             raise
@@ -238,7 +234,7 @@ def run_export(study: Study, name: str, seed: int, out: Path) -> dict:
 
 
 def run_finetuning(study: Study, name: str, labels: int, seed: int, out: Path) -> dict:
-    start = start_of(study, name, pretraining_seed(study.scale, seed))
+    start = start_of(study, name, study.scale.pretraining_seed(seed))
     return finetune(study, start, labels, seed, out)
 
 
@@ -264,18 +260,21 @@ def row_result(study: Study, name: str) -> dict:
 
 
 def pretraining_result(study: Study, name: str) -> dict | None:
-    """A row's pre-training and its search, or the runs of its seeds."""
+    """A row's pre-training, or its runs where there are several, and its search."""
     owner: str = ROWS[name].of or name
     if not ROWS[owner].config:
         return None
-    made = [dict(trained(study, name, s)) for s in study.scale.pretraining_seeds]
+    scale = study.scale
+    made = [dict(trained(study, name, s)) for s in range(scale.pretrainings)]
     for run in made:
         run.pop("checkpoint")
-    kept = dict(made[0])
-    if study.scale.pretrains_each_seed:
+    kept = made[0]
+    if len(made) > 1:
         own = ("seed", "knn", "seconds", "curve", "key", "stage_seconds")
         kept = {key: value for key, value in kept.items() if key not in own}
-        return kept | dict(runs=[{key: run[key] for key in own} for run in made])
+        kept["runs"] = [{key: run[key] for key in own} for run in made]
+    if scale.rates:
+        return kept
     keys = ("lr", "steps", "knn", "seconds")
     searched = [{key: run[key] for key in keys} for run in searches(study, owner)]
     return kept | dict(search=searched)

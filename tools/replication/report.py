@@ -40,8 +40,8 @@ READING = (
     "only where both were run. That one row is above another holds where the interval "
     "of the difference is above 0; that it is at most a share below another, where the "
     "interval is above the loss of that share. In `small` and `medium` a row has one "
-    "pre-training; in `small-seeds` each seed has its own, so where both have a row, "
-    "its spread is the one that says whether a difference would come again. "
+    "pre-training; in `small-seeds` it has several, and their spread is the one that "
+    "says whether a difference would come again. "
     "`python tools/replication/report.py` writes this document from "
     "`docs/replication/results/`; no number in it is typed "
     'by hand, apart from remarks under "What moved it".'
@@ -111,8 +111,9 @@ def results(scale: Scale, folder: str) -> list[str]:
     if card.missing(scale):
         sections.append(paragraph(card.missing(scale)))
     sections += picture(scale, "rows", folder)
-    sections += [tables.more_results(scale), "### Against the random start"]
-    sections += [tables.gains(scale), "### What each part does"]
+    sections += [tables.more_results(scale), *card.within(scale)]
+    sections += ["### Against the random start", tables.gains(scale)]
+    sections += ["### What each part does"]
     sections += [tables.effects(scale)]
     return [
         *sections,

@@ -29,11 +29,16 @@ ONE_PRETRAINING = (
     "Fine-tunings of one seed share the order of the scenes and the part of the "
     "labels, whatever they start from, but not the initial weights of new layers."
 )
-A_PRETRAINING_EACH = (
-    "A seed is one of pre-training and of the fine-tuning that starts from it. The "
-    "spread leaves out the draw of the data, cut-outs and scenes, and the choice of "
-    "the learning rate. Fine-tunings of one seed share the order of the scenes, but "
+PRETRAININGS = (
+    "A seed is one of pre-training, and its value the mean of the fine-tunings that "
+    "start from it; those of the random start are put in the same groups. The spread "
+    "leaves out the draw of the data, cut-outs and scenes, and the choice of the "
+    "learning rate. Fine-tunings of different rows share the order of the scenes, but "
     "not the initial weights of new layers."
+)
+WITHIN = (
+    "Box AP with all labels of every fine-tuning, by seed of pre-training; their "
+    "standard deviation within a seed, pooled, and that of the seeds' means."
 )
 THE_REST = (
     "Views, averages of weights, optimizer, lengths and figures are what `small` says "
@@ -50,7 +55,8 @@ PURPOSE = (
     "rows that change a part of MCL have its learning rate. Data, networks and lengths "
     "are those of `small`, with all labels alone. Seed 0 of a row that has the same "
     "rate there repeats that pre-training, and the other seeds are new. A fine-tuning "
-    "is evaluated once, at its end, which changes what it draws: it is no repetition."
+    "is evaluated once, at its end, which changes what it draws: it is no repetition. "
+    "As fine-tunings from one start differ, each pre-training has several."
 )
 VIEWS = (
     "Each method has its own published augmentations, with the blur scaled to the size "
@@ -125,7 +131,7 @@ def data(scale: Scale) -> list[str]:
 
 def search(scale: Scale) -> list[str]:
     """Paragraphs on the search of the learning rate."""
-    if scale.pretrains_each_seed:
+    if scale.pretrainings > 1:
         return [paragraph(GIVEN_RATES)]
     if not any(scale.pretraining(row).get("search") for row in scale.rows):
         return [paragraph("No search was run.")]
@@ -184,7 +190,7 @@ def protocol(scale: Scale) -> list[str]:
         tables.lengths(scale),
         tables.tunings(scale),
     ]
-    if scale.pretrains_each_seed:
+    if scale.pretrainings > 1:
         return [*own, paragraph(THE_REST)]
     return [
         *own,
@@ -215,12 +221,20 @@ def momenta() -> str:
 
 def purpose(scale: Scale) -> list[str]:
     """Why there is a scale beside another with the same data."""
-    return [paragraph(PURPOSE)] if scale.pretrains_each_seed else []
+    return [paragraph(PURPOSE)] if scale.pretrainings > 1 else []
 
 
 def pretrainings(scale: Scale) -> str:
     """What the spread of the seeds holds."""
-    return A_PRETRAINING_EACH if scale.pretrains_each_seed else ONE_PRETRAINING
+    return PRETRAININGS if scale.pretrainings > 1 else ONE_PRETRAINING
+
+
+def within(scale: Scale) -> list[str]:
+    """The section of fine-tunings from one pre-training."""
+    if scale.pretrainings == 1:
+        return []
+    found = tables.within_pretrainings(scale)
+    return ["### Fine-tunings of each pre-training", paragraph(WITHIN), found]
 
 
 def missing(scale: Scale) -> str:

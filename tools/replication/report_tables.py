@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from collected import LABELS, Scale
-from spread import CONFIDENCE, Comparison, mean
+from spread import CONFIDENCE, Comparison, deviation, mean, pooled_deviation
 from titles import ROWS, TITLES
 from wording import (
     NOT_RUN,
@@ -19,6 +19,7 @@ from wording import (
     points,
     share,
     signed,
+    spread,
     table,
     times,
     with_spread,
@@ -69,7 +70,7 @@ def figures_of(scale: Scale, row: str, labels: int, figure: str) -> str:
 
 
 def results(scale: Scale) -> str:
-    """Every row's AP, kNN accuracy, learning rate and numbers of seeds."""
+    """Every row's AP, kNN accuracy, learning rate and numbers of fine-tunings."""
     lines = []
     for row in scale.planned:
         cells = [
@@ -81,11 +82,11 @@ def results(scale: Scale) -> str:
         before = scale.pretraining(row)
         cells.append(recognition(before))
         cells.append(plain(before.get("lr")))
-        seeds = [str(len(scale.runs(row, labels))) for labels in scale.labels]
-        lines.append((TITLES[row], *cells, " / ".join(seeds)))
+        tuned = [str(len(scale.runs(row, labels))) for labels in scale.labels]
+        lines.append((TITLES[row], *cells, " / ".join(tuned)))
     headings = [f"{words}, {share(n)}" for n in scale.labels for _, words in FIGURES]
-    headings += [f"class-agnostic box AP, {share(LABELS[0])}", "kNN", "lr", "seeds"]
-    return table(("start", *headings), lines)
+    headings += [f"class-agnostic box AP, {share(LABELS[0])}", "kNN", "lr"]
+    return table(("start", *headings, "fine-tunings"), lines)
 
 
 def recognition(pretraining: dict) -> str:
@@ -108,6 +109,19 @@ def more_results(scale: Scale) -> str:
         if scale.runs(row, labels)
     ]
     return table(("start", "with", *(words for _, words in MORE_FIGURES)), lines)
+
+
+def within_pretrainings(scale: Scale) -> str:
+    """Box AP of every fine-tuning with all labels, by pre-training."""
+    seeds, lines = range(scale.pretrainings), []
+    for row in scale.planned:
+        if groups := scale.groups(row, LABELS[0]):
+            cells = [", ".join(map(points, groups.get(seed, []))) for seed in seeds]
+            within = pooled_deviation(groups.values())
+            means = deviation([mean(values) for values in groups.values()])
+            lines.append((TITLES[row], *cells, spread(within), spread(means)))
+    headings = [f"seed {seed}" for seed in seeds]
+    return table(("start", *headings, "within a seed", "of their means"), lines)
 
 
 def compared_cells(scale: Scale, first: str, second: str, labels: int) -> list[str]:

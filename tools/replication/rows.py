@@ -15,7 +15,7 @@ DATA_VARIABLE = "REPLICATION_DATA"
 # The search of the learning rate: factors on the config's, at a part of the length.
 FACTORS = (1 / 3, 1, 3)
 SEARCH_LENGTH = 0.25
-PRETRAINING_SEED = 0
+SEARCH_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,11 @@ class Scale:
     Attributes:
         data: options of tools/scenes/make_scenes.py.
         finetuning: per cent of the labels -> iterations.
-        seeds: of fine-tuning, and of pre-training where each has its own.
+        seeds: of fine-tuning.
+        pretrainings: of a row, with the seeds from 0 on; the fine-tunings start from
+            them in turn.
         rates: learning rate by pre-training config. Where there are some, nothing is
-            searched, and each seed has a pre-training of its own.
+            searched.
         rows: names of those that can be run. With rates, none of a quarter of the
             length or of equal work: a search is what both start from.
         evaluations: of a fine-tuning with all labels, in equal parts of its length.
@@ -83,6 +85,7 @@ class Scale:
     data: dict
     finetuning: dict
     seeds: tuple = (0, 1, 2)
+    pretrainings: int = 1
     rates: dict = field(default_factory=dict)
     rows: tuple = tuple(ROWS)
     evaluations: int = 4
@@ -91,14 +94,13 @@ class Scale:
     methods: dict = field(default_factory=dict)
 
     @property
-    def pretrains_each_seed(self) -> bool:
-        """Whether a seed is one of pre-training, too."""
-        return bool(self.rates)
+    def drawing_seeds(self) -> tuple:
+        """Of the parts of the labels; none where all labels are used."""
+        return self.seeds if min(self.finetuning) < 100 else ()
 
-    @property
-    def pretraining_seeds(self) -> tuple:
-        """One for all fine-tunings, or each its own."""
-        return self.seeds if self.pretrains_each_seed else (PRETRAINING_SEED,)
+    def pretraining_seed(self, seed: int) -> int:
+        """Of the pre-training that a seed of fine-tuning starts from."""
+        return seed % self.pretrainings
 
 
 PIPELINE = "train_dataloader.dataset.dataset.pipeline"
@@ -137,6 +139,8 @@ SCALES = {
     "small-seeds": Scale(
         SMALL,
         finetuning={100: 400},
+        seeds=tuple(range(9)),
+        pretrainings=3,
         rates={
             "mcl.py": 3e-3,
             "mcl-crops.py": 3e-3,
@@ -209,7 +213,7 @@ def pretraining_config(
     scale: Scale,
     lr: float | None,
     steps: int,
-    seed: int = PRETRAINING_SEED,
+    seed: int = SEARCH_SEED,
 ) -> Config:
     """The config of a pre-training of ``steps`` iterations; ``lr`` None: its own."""
     path = CONFIGS / row.config

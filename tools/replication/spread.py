@@ -4,7 +4,7 @@ Two fine-tunings of one seed see the same images in the same order, so rows are
 compared seed by seed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,17 @@ def mean(values: Sequence[float]) -> float | None:
 def deviation(values: Sequence[float]) -> float | None:
     """Sample standard deviation (n - 1); None of fewer than two values."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def pooled_deviation(groups: Iterable[Sequence[float]]) -> float | None:
+    """Standard deviation within groups, each about its own mean.
+
+    None where no group has two values.
+    """
+    groups = [values for values in groups if len(values) > 1]
+    squares = sum((len(values) - 1) * deviation(values) ** 2 for values in groups)
+    freedom = sum(len(values) - 1 for values in groups)
+    return (squares / freedom) ** 0.5 if groups else None
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:

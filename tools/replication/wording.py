@@ -76,7 +76,12 @@ def with_spread(values: Sequence[float]) -> str:
         return NOT_RUN
     if len(values) == 1:
         return f"{points(values[0])} (one seed)"
-    return f"{points(mean(values))} ± {100 * deviation(values):.2f}"
+    return f"{points(mean(values))} ± {spread(deviation(values))}"
+
+
+def spread(value: float | None) -> str:
+    """A standard deviation of shares, in points."""
+    return NOTHING if value is None else f"{100 * value:.2f}"
 
 
 def p_value(p: float | None) -> str:
