@@ -67,7 +67,7 @@ def scale(**aps):
             given = named[name]
             pair = given if isinstance(given, dict) else {100: given}
             rows[name] = row(name, pair.get(100, ()), pair.get(10, ()))
-    return collected.Scale("small", rows, {}, "")
+    return collected.Scale("small", rows, {})
 
 
 def pretraining(name, factor=1.0):
@@ -121,12 +121,21 @@ def full_rows(factor=1.0, seed=0):
 
 def full_data(factor=1.0):
     card = dict(
-        options=dict(pretrain=round(10117 * factor), cutouts=None),
+        options=dict(
+            pretrain=round(10117 * factor),
+            object_size=round(97 * factor),
+            scene_size=round(131 * factor),
+            objects=round(17 * factor),
+            distractors=round(23 * factor),
+            smallest=0.0137 * factor,
+            main=0.0613 * factor,
+            split_cutouts=True,
+            cutouts=None,
+        ),
         images=dict(pretrain=round(10117 * factor), val=round(517 * factor)),
         objects=dict(val=round(1493 * factor)),
         categories=["bird", "tree"],
-        reuse="Its own cut-outs for validation.",
-        grounds=["a", "b", "c"],
+        grounds=["train/a", "train/b", "val/c"],
         versions=dict(numpy="2.2.6"),
         sha256={"val": "ef" * 32},
     )

@@ -343,6 +343,42 @@ def test_split_set_is_sorted_into_folders(parted):
     assert card["grounds"] == ["train/a.png", "val/a.png"]
 
 
+def test_cutouts_of_val_are_seen_nowhere_else(tmp_path):
+    """On blue grounds val's part of the cut-outs is green, the others are red."""
+    folder = tmp_path / "cutouts"
+    for name in ("a", "b"):
+        for k in range(10):
+            save_disc(folder / name / f"{k}.png", (255, 0, 0))
+    val = cutouts.FolderCutouts(folder).part(0.8, 1)
+    for name, stems in zip(val.names, val.stems, strict=True):
+        for stem in stems:
+            save_disc(folder / name / f"{stem}.png", (0, 255, 0))
+    blue = np.zeros((300, 300, 3), np.uint8)
+    blue[..., 2] = np.random.default_rng(0).integers(0, 255, (300, 300))
+    for split in ("train", "val"):
+        (tmp_path / "grounds" / split).mkdir(parents=True)
+        Image.fromarray(blue).save(tmp_path / "grounds" / split / "a.png")
+    counts = dict(pretrain=32, train=8, val=8, probe=16)
+    options = make_scenes.Options(
+        **counts,
+        object_size=48,
+        scene_size=96,
+        cutouts=str(tmp_path / "cutouts"),
+        grounds=str(tmp_path / "grounds"),
+        split_cutouts=True,
+        distractors=3,
+    )
+    make_scenes.build(tmp_path / "set", options)
+    for split, count in counts.items():
+        files = list((tmp_path / "set" / split).rglob("*.jpg"))
+        assert len(files) == count
+        for file in files:
+            with Image.open(file) as picture:
+                red, green, _ = np.moveaxis(np.asarray(picture).astype(int), 2, 0)
+            shown = [(a - b > 120).sum() > 20 for a, b in ((red, green), (green, red))]
+            assert shown == [split != "val", split == "val"], file
+
+
 def test_every_split_shows_its_own_grounds(parted):
     root, _, _ = parted
     for split, dark in dict(train=True, val=False, pretrain=True).items():

@@ -1,6 +1,12 @@
 """tools/replicate.py: its configs, its order of work, and rows from end to end."""
 
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +23,7 @@ from PIL import Image
 from mcl.errors import InputError
 from mcl.load_report import PRETRAINED, LoadReport
 
+from .conftest import ROOT
 from .test_benchmark import load
 from .test_make_scenes import make_scenes
 
@@ -180,6 +187,25 @@ def test_medium_has_the_sizes_of_its_name():
     assert data["pretrain"] >= 60000 and (data["train"], data["val"]) == (3000, 2000)
     small = rows.SCALES["small"].data
     assert small["pretrain"] >= 10000 and (small["train"], small["val"]) == (2000, 500)
+
+
+@pytest.mark.parametrize("scale", list(rows.SCALES))
+def test_scenes_are_as_varied_as_they_are_said_to_be(scale):
+    rules = make_scenes.Options(**rows.SCALES[scale].data, cutouts="/x").rules
+    assert rules.objects == (1, 8) and rules.distractors[1] > 0
+    assert rules.scale[1] / rules.scale[0] >= 6
+
+
+@pytest.mark.parametrize("scale", ["small"])
+def test_stored_results_are_of_todays_settings(monkeypatch, scale):
+    monkeypatch.setenv(rows.DATA_VARIABLE, "/x/")
+    study = stages.Study(rows.SCALES[scale], Path("/nowhere"))
+    stored = {
+        f.stem: json.loads(f.read_text())["config_sha256"]
+        for f in (replicate.RESULTS / scale).glob("*.json")
+        if f.name != "data.json"
+    }
+    assert stored == {name: plan.fingerprint(study, name) for name in stored}
 
 
 def result_of_small(name) -> dict:
@@ -528,6 +554,47 @@ def test_rows_end_in_results(study, prepared, tmp_path, monkeypatch, capsys):
 
 def stop(*args):
     raise InputError("killed")
+
+
+KILLABLE = f"""
+import sys
+from dataclasses import replace
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tools")!r}]
+import replicate
+from replication import rows
+from tests.test_replication import TINY
+rows.SCALES["small"] = replace(TINY, finetuning={{10: 2}}, rates={{"mcl.py": 0.02}})
+replicate.main()
+"""
+
+
+def test_a_killed_run_goes_on(prepared, tmp_path):
+    """SIGKILL to all its processes after the first checkpoint of pre-training."""
+    work, results = tmp_path / "work/small", tmp_path / "results/small"
+    for name in ("data", "prepare"):
+        shutil.copytree(prepared / name, work / name)
+    script, log = tmp_path / "run.py", tmp_path / "log.txt"
+    script.write_text(KILLABLE)
+    words = ["small", "--rows", "mcl", "--jobs", "1"]
+    words += ["--work-dir", work.parent, "--results", results.parent]
+    command = [sys.executable, script, *words]
+    with log.open("w") as out:
+        first = subprocess.Popen(
+            command, stdout=out, stderr=out, start_new_session=True
+        )
+        mark = work / "mcl/pretrain/last_checkpoint"
+        while not mark.is_file() and first.poll() is None:
+            time.sleep(0.05)
+        os.killpg(first.pid, signal.SIGKILL)
+        assert first.wait() == -signal.SIGKILL, log.read_text()
+        assert not list(results.glob("mcl.*"))
+        subprocess.run(command, stdout=out, stderr=out, check=True)
+    row = json.loads((results / "mcl.json").read_text())
+    assert [p["step"] for p in row["pretraining"]["curve"]] == list(range(1, 9))
+    assert len(row["finetuning"]) == 1 and "search" not in row["pretraining"]
+    assert f"begun: {work / 'mcl/pretrain'}" in log.read_text()
+    # Two runs of the training, each with a log of its own: it was resumed.
+    assert len(list((work / "mcl/pretrain").glob("2*/vis_data/scalars.json"))) == 2
 
 
 def test_results_of_other_images_are_not_mixed(study, tmp_path):

@@ -117,11 +117,11 @@ def test_mask_follows_box():
     verdict = claim.judge(both)
     assert verdict.verdict == claims.HELD
     # MCL and the random start, MCL and BYOL; the latter two are equal.
-    assert verdict.detail.startswith("2 of the 2 pairs")
+    assert "excluding 0, in 2 pairs of rows, and in 2 of them mask" in verdict.detail
     for run in both.rows["mcl"]["finetuning"]:
         run["segm"] = 0.01
     verdict = claim.judge(both)
-    assert verdict.verdict == claims.NOT_HELD and "0 of the 2 pairs" in verdict.detail
+    assert verdict.verdict == claims.NOT_HELD and "in 0 of them" in verdict.detail
     assert "(box -6.00, mask +8.45)" in verdict.detail
     assert claim.judge(scale(mcl=ALIKE, random=LOW)).verdict == claims.MISSING
 
@@ -163,6 +163,29 @@ def test_supervised_may_be_too_high_as_well_as_too_low():
         found = scale(mcl=LOW, mcl_sup=[factor * v for v in LOW])
         assert claim.judge(found).verdict == verdict
     assert claim.judge(scale(mcl=LOW, mcl_sup=HIGH)).verdict == "not held"
+
+
+def test_near_means_with_a_wide_interval_are_said_to_be_so():
+    claim = claims.CLAIMS[2]
+    wide = claim.judge(scale(mcl=(0.1, 0.2, 0.3), mcl_sup=(0.2, 0.1, 0.3)))
+    narrow = claim.judge(scale(mcl=LOW, mcl_sup=[1.05 * v for v in LOW]))
+    assert wide.verdict == narrow.verdict == claims.HELD
+    assert "though the interval of the ratio is wider than that" in wide.detail
+    assert "though" not in narrow.detail
+
+
+def test_other_learning_rates_of_mcls_kinds_are_said():
+    found = scale(mcl=HIGH, mcl_crops=LOW, mocov2=LOW, densecl=LOW)
+    rates = dict(mcl=3e-3, mcl_crops=1e-3, mocov2=3.3e-4, densecl=3.3e-4)
+    for name, lr in rates.items():
+        found.rows[name.replace("_", "-")]["pretraining"] = dict(lr=lr)
+    crops = next(c for c in claims.CLAIMS if getattr(c, "others", ()) == ("mcl-crops",))
+    words = "Their learning rates of pre-training differ, 0.003 and 0.001."
+    assert words in crops.judge(found).detail
+    # Other methods have rates of their own.
+    assert "learning rates" not in claims.CLAIMS[1].judge(found).detail
+    found.rows["mcl-crops"]["pretraining"]["lr"] = 3e-3
+    assert "learning rates" not in crops.judge(found).detail
 
 
 FULL = (0.4, 0.4, 0.4)  # of which the limit is 0.02

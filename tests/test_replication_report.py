@@ -36,7 +36,7 @@ wording = importlib.import_module("wording")
 
 
 def text(root):
-    return report.document(collected.read_scales(root), "replication")
+    return report.document(collected.read_scales(root), root / "replication.md")
 
 
 def test_result_files_are_checked(tmp_path):
@@ -117,7 +117,7 @@ def test_the_document_is_written_and_checked(tmp_path, capsys):
     args = "--results", results, "--out", out
     run_main("tools/replication/report.py", *args)
     written = out.read_text()
-    assert written == text(results)
+    assert written == report.document(collected.read_scales(results), out)
     for kind in plots.PLOTS:
         file = tmp_path / f"replication/small-{kind}.png"
         assert f"(replication/{file.name})" in written
@@ -169,7 +169,7 @@ NOT_SHOWN = {"curve", "examples", "format", "row", "scale", "data_sha256", "labe
 
 def test_the_document_follows_every_number_of_the_files(tmp_path):
     rows, data = full_rows(), full_data()
-    write(tmp_path, rows, data, "Remark.")
+    write(tmp_path, rows, data)
     before = text(tmp_path)
     for path in leaves(rows["mcl"]):
         # Steps and images of one fine-tuning are those of all.
@@ -186,11 +186,18 @@ def test_the_document_follows_every_number_of_the_files(tmp_path):
         assert text(tmp_path) != before, field
     write(tmp_path, rows)
     for path in leaves(data):
-        if not {"examples", "categories", "grounds"} & set(path):
+        drawn = path == ("scene_size",)  # of the plots; the text has the card's
+        if not drawn and not {"examples", "categories", "grounds"} & set(path):
             write(tmp_path, {}, changed(data, path))
             assert text(tmp_path) != before, path
-    write(tmp_path, {}, data, "Another remark.")
-    assert text(tmp_path) == before.replace("Remark.", "Another remark.")
+
+
+def test_remarks_by_hand_are_linked_and_not_part_of_it(tmp_path):
+    results = write(tmp_path / "docs/results", full_rows(), full_data(), "Some 4.321.")
+    written = report.document(collected.read_scales(results), tmp_path / "docs/r.md")
+    assert "[notes](results/small/notes.md)" in written and "4.321" not in written
+    (results / "small/notes.md").unlink()
+    assert "notes.md" not in text(results)
 
 
 def test_no_figure_is_typed_into_the_document(tmp_path):
@@ -210,7 +217,8 @@ def test_no_figure_is_typed_into_the_document(tmp_path):
         found.append(set(re.findall(r"\d{2,}[.,]\d+|\d[.,]\d{3,}|\d{3,}", text(root))))
     assert set.intersection(*found) <= {"100", "0.001", "256"}  # points, p, SHA-256
     assert all(len(numbers) > 50 for numbers in found)
-    prose = [report.READING, card.PAPER, card.ONE_PRETRAINING, card.VIEWS]
+    prose = [report.READING, report.RULES, report.NOTES, card.ONE_SET, card.PAPER]
+    prose += [card.ONE_PRETRAINING, card.VIEWS]
     prose += [card.AGNOSTIC, card.BY_HAND, card.PURPOSE, card.GIVEN_RATES]
     prose += [card.PRETRAININGS, card.THE_REST, card.WITHIN]
     assert set(re.findall(r"\b\d+", " ".join(prose))) == {"95", "100", "0"}
@@ -226,7 +234,12 @@ def test_claims_that_did_not_hold_come_first(tmp_path):
     assert places == sorted(places) and list(report.HEADINGS)[0] == claims.NOT_HELD
     refuted = found[places[0] : places[1]]
     assert "**MCL is above BYOL.**" in refuted
-    assert "Of 15 claims 1 did not hold, 2 held, 12 not run." in " ".join(found.split())
+    words = " ".join(found.split())
+    assert (
+        "Of 15 claims 1 did not hold (MCL is above BYOL), 2 held, 12 could not be "
+        "judged." in words
+    )
+    assert found.index("(MCL is above BYOL)") < found.index("**MCL against random")
 
 
 def test_rows_that_were_not_run_are_named(tmp_path):
@@ -252,7 +265,7 @@ def test_all_scales_are_in_one_document(tmp_path):
     found = text(tmp_path)
     places = [found.index(f"## Scale `{name}`") for name in collected.SCALES]
     assert places == sorted(places) and len(places) == 3
-    assert "replicate.py medium --report" in found and "was not run" not in found
+    assert "replicate.py medium --report" in found and "Scale `medium` was" not in found
 
 
 def test_a_learning_rate_at_the_edge_or_against_knn_is_told():
@@ -282,8 +295,8 @@ def test_the_cost_tells_how_stages_shared_the_machine(tmp_path):
         f"- C: A CPU, {versions}; how many stages ran at a time was not recorded.",
     ):
         assert line in found
-    assert re.search(r"\| supervised classification \|[^|]*(\|[^|]*){5}\| A \|", found)
-    assert "as many ran at a time, with as many threads each, as is said" in found
+    assert re.search(r"\| supervised classification \|[^|]*(\|[^|]*){6}\| A \|", found)
+    assert "how many stages ran at a time there is said below" in found
 
 
 def test_the_protocol_names_what_the_configs_set(monkeypatch, tmp_path):
@@ -377,6 +390,33 @@ def test_a_value_is_the_mean_of_a_pretrainings_fine_tunings(tmp_path):
     assert f"| 21.3 ± {means:.2f} |" in found and "| 8 |" in found
     # One fine-tuning each has no spread within.
     assert re.search(r"\| DenseCL \| [\d.]+ \| [\d.]+ \| [\d.]+ \| - \| \d", found)
+
+
+def test_one_pretraining_is_told_of_several(tmp_path):
+    found = {"mcl": row("mcl", [2 * v for v in HIGH]), "random": row("random", LOW)}
+    write(seeded(tmp_path), found)
+    words = " ".join(text(tmp_path).split())
+    small, seeds = words.split("## Scale `small-seeds`")
+    ratio = sum(HIGH) / sum(LOW)
+    several = (
+        f"Over 3 pre-trainings (`small-seeds`) MCL is {ratio:.2f} times random start "
+        f"and {ratio:.2f} times DenseCL: where that is less"
+    )
+    assert several in small and "Over 3 pre-trainings" not in seeds
+    (tmp_path / "small-seeds/random.json").unlink()
+    (tmp_path / "small-seeds/densecl.json").unlink()
+    assert "Over 3 pre-trainings" not in text(tmp_path)
+
+
+def test_hours_of_a_whole_row(tmp_path):
+    one = row("mcl", (0.1, 0.2), pretraining=pretraining("mcl"))
+    one["pretraining"]["stage_seconds"] = 3600.0
+    one["finetuning"][0]["stage_seconds"] = 7200.0
+    # Its other fine-tuning and its search have seconds of training alone.
+    assert tables.whole_hours(one) == pytest.approx(3 + (200 + 3 * 351) / 3600)
+    assert "the longest row has 3.3" in " ".join(
+        text(write(tmp_path, {"mcl": one})).split()
+    )
 
 
 def test_a_scale_speaks_of_its_own_rows_and_labels(tmp_path):

@@ -1,7 +1,7 @@
 """The claims of the replication, and what the numbers say to each.
 
 A claim holds by its numbers alone. It needs two seeds that both rows have: one seed
-says nothing about the spread, so such a claim counts as not run.
+says nothing about the spread, so such a claim is not judged.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ from collected import LABELS, Scale
 from scipy import stats
 from spread import Comparison, compare, mean
 from titles import NAMES, TITLES
-from wording import describe, listed, percent, share, signed, times
+from wording import counted, describe, listed, percent, plain, share, signed, times
 
-HELD, NOT_HELD, MISSING = "held", "not held", "not run"
+HELD, NOT_HELD, MISSING = "held", "not held", "not judged"
 VERDICTS = (NOT_HELD, HELD, MISSING)  # in the order of the document
 GAIN, LEAD, NEAR = 1.4, 1.1, 0.1
 MARGIN = 0.05  # of non-inferiority: a loss that would not matter
@@ -106,9 +106,19 @@ def within(share_of_one: float) -> Test:
         distance = abs(mean(compared.first) - mean(compared.second))
         near = distance <= share_of_one * mean(compared.second) + ROUNDING
         words = "at most" if near else "more than"
-        return Ruling(near, f"the means are {words} {percent(share_of_one)} apart")
+        why = f"the means are {words} {percent(share_of_one)} apart"
+        if near and not inside(compared.ratio_interval, share_of_one):
+            why += ", though the interval of the ratio is wider than that"
+        return Ruling(near, why)
 
     return rule
+
+
+def inside(interval: tuple[float, float] | None, share_of_one: float) -> bool:
+    """Whether an interval of a ratio is within a share of 1."""
+    return interval is not None and max(abs(end - 1) for end in interval) <= (
+        share_of_one + ROUNDING
+    )
 
 
 @dataclass(frozen=True)
@@ -147,7 +157,8 @@ class Against:
             how = "which refutes it alone" if lacking else "the better one"
             chosen = f"judged against {TITLES[best]}, {how}"
         verdict = HELD if ruling.held else NOT_HELD
-        detail = sentences(ruling.why, numbers, chosen, *lacking)
+        rates = other_rates(scale, self.first, best)
+        detail = sentences(ruling.why, numbers, rates, chosen, *lacking)
         return Verdict(self.text, verdict, detail)
 
     def _lack(self, scale: Scale, other: str, compared: Comparison) -> str:
@@ -222,14 +233,15 @@ class MaskFollowsBox:
             for a, b, box, mask in apart
             if box * mask <= 0
         ]
-        counted = (
-            f"{len(apart) - len(against)} of the {len(apart)} pairs of rows whose box "
-            f"AP differs with {share(ALL)}, the interval excluding 0, differ in mask "
-            "AP the same way"
+        alike = len(apart) - len(against)
+        pairs = (
+            f"with {share(ALL)} box AP differs, the interval excluding 0, in "
+            f"{counted(len(apart), 'pair')} of rows, and in {alike} of them mask AP "
+            "differs the same way"
         )
         others = f"not so {listed(against)}" if against else ""
         verdict = NOT_HELD if against else HELD
-        return Verdict(self.text, verdict, sentences(counted, others, ranks(scale)))
+        return Verdict(self.text, verdict, sentences(pairs, others, ranks(scale)))
 
     def _apart(self, scale: Scale) -> Iterator[tuple[str, str, float, float]]:
         for first, second in combinations(NAMES, 2):
@@ -258,7 +270,20 @@ def ranks(scale: Scale) -> str:
 def shortage(scale: Scale, rows: tuple[str, ...], labels: int) -> str:
     """Which rows have no fine-tuning; empty where all have one."""
     lacking = [TITLES[row] for row in rows if not scale.values(row, labels)]
-    return f"with {share(labels)}, {listed(lacking)} not run" if lacking else ""
+    if not lacking:
+        return ""
+    were = "was" if len(lacking) == 1 else "were"
+    return f"with {share(labels)}, {listed(lacking)} {were} not run"
+
+
+def other_rates(scale: Scale, first: str, second: str) -> str:
+    """That two kinds of MCL were not pre-trained at one rate; empty where they were."""
+    rates = [scale.pretraining(row).get("lr") for row in (first, second)]
+    own = all(row.startswith("mcl") for row in (first, second))
+    if not own or None in rates or len(set(rates)) == 1:
+        return ""
+    words = listed([plain(rate) for rate in rates])
+    return f"their learning rates of pre-training differ, {words}"
 
 
 def sentences(*parts: str) -> str:

@@ -24,13 +24,13 @@ class Scale(NamedTuple):
         name: one of ``SCALES``.
         rows: content of the result files by row, in the order of the tables.
         data: content of data.json; empty where there is none.
-        notes: content of notes.md; empty where there is none.
+        notes: the file of remarks by hand, if there is one.
     """
 
     name: str
     rows: dict[str, dict]
     data: dict
-    notes: str
+    notes: Path | None = None
 
     @property
     def planned(self) -> tuple[str, ...]:
@@ -46,6 +46,10 @@ class Scale(NamedTuple):
     def pretrainings(self) -> int:
         """How many a row has."""
         return PLANS[self.name].pretrainings
+
+    def shares_data(self, other: "Scale") -> bool:
+        """Whether another scale has the same data set."""
+        return PLANS[self.name].data == PLANS[other.name].data
 
     def runs(self, row: str, labels: int) -> list[dict]:
         """Fine-tunings of a row by seed; empty where it was not run."""
@@ -243,7 +247,7 @@ def read_scale(folder: Path) -> Scale:
         folder.name,
         rows,
         read_json(data) if data.is_file() else {},
-        notes.read_text(encoding="utf-8").strip() if notes.is_file() else "",
+        notes if notes.is_file() else None,
     )
 
 
@@ -267,11 +271,10 @@ def read_scales(root: Path) -> list[Scale]:
 def check_data(root: Path, scales: list[Scale]) -> None:
     """Refuse scales that are made alike but were run on different data."""
     for scale in scales:
-        options = PLANS[scale.name].data
         sums = (
             (row.get("data_sha256"), other.name)
             for other in scales
             for row in other.rows.values()
-            if PLANS[other.name].data == options
+            if scale.shares_data(other)
         )
         expect_one(root, "data_sha256", sums, "scales of different data")

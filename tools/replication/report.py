@@ -4,10 +4,11 @@
     python tools/replication/report.py --check    # exit 1 when the document differs
 
 Every number of the document comes from docs/replication/results/<scale>/: a json for
-each row, data.json and, if there is one, notes.md, whose remarks are taken as they are.
+each row and data.json. Of notes.md, remarks by hand, there is a link.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,18 +16,20 @@ from pathlib import Path
 import claims
 import report_card as card
 import report_tables as tables
-from claims import VERDICTS, Verdict
+from claims import NOT_HELD, VERDICTS, Verdict
 from collected import LABELS, SCALES, Scale, read_scales
 from report_plots import draw_all, plots_of
 from spread import CONFIDENCE, Comparison
 from titles import TITLES
-from wording import bullet, describe, paragraph, percent, share
+from wording import bullet, describe, listed, paragraph, percent, share, times
 
 from mcl.errors import InputError, exit_in_words
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 RESULTS, DOCUMENT = DOCS / "replication/results", DOCS / "replication.md"
-HEADINGS = dict(zip(VERDICTS, ("did not hold", "held", "were not run"), strict=True))
+HEADINGS = dict(
+    zip(VERDICTS, ("did not hold", "held", "could not be judged"), strict=True)
+)
 TITLE = "# Does MCL pre-training make a better detector?"
 READING = (
     "Mask R-CNN is fine-tuned from the weights of each row and measured by COCO's AP, "
@@ -34,18 +37,25 @@ READING = (
     "Two rows are compared seed by seed: mean difference, its "
     f"{percent(CONFIDENCE)} t interval and the two-sided p of the paired t test; ratio "
     "of the means, its interval from the t interval of the seeds' log ratios. The p "
-    "values are of single comparisons and not corrected for their number. A claim that "
-    "names a factor holds where the ratio of the means reaches it and the lowest seed "
-    "is above the highest of the other row; against the better of two rows it holds "
-    "only where both were run. That one row is above another holds where the interval "
-    "of the difference is above 0; that it is at most a share below another, where the "
-    "interval is above the loss of that share. In `small` and `medium` a row has one "
-    "pre-training; in `small-seeds` it has several, and their spread is the one that "
-    "says whether a difference would come again. "
-    "`python tools/replication/report.py` writes this document from "
-    "`docs/replication/results/`; no number in it is typed "
-    'by hand, apart from remarks under "What moved it".'
+    "values are of single comparisons and not corrected for their number. In `small` "
+    "and `medium` a row has one pre-training. In `small-seeds` it has several, and "
+    "only there does the spread tell whether another pre-training would show the same "
+    "difference. `python tools/replication/report.py` writes this document from "
+    "`docs/replication/results/`; no number in it is typed by hand."
 )
+RULES = (
+    "Claims hold by four rules. *At least a factor*: the ratio of the means reaches "
+    "it, and the lowest seed is above the highest of the other row; against the better "
+    "of two rows, both have to be run. This rule asks for no significance, which is "
+    "said beside it. *Above*: the interval of the difference is above 0. *At most a "
+    "share below*: the interval of the difference is above a loss of that share. "
+    "*Within a share*: the means are no farther apart, whatever the interval."
+)
+NOTES = (
+    "What was tried before and beside the rows, and what it showed, is told by hand in "
+    "[notes]({link}); no number here comes from them."
+)
+MAIN_STARTS = ("random", "mocov2", "densecl")
 COMMANDS = (
     ("--root packages", "data and all rows; goes on where it ended"),
     ("--report", "this document from the results"),
@@ -62,14 +72,50 @@ def lead(compared: Comparison) -> str:
     if not compared.enough:
         return "not run"
     low, high = compared.interval
-    return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+    if low > 0:
+        return "better"
+    return "worse" if high < 0 else "no significant difference"
 
 
-def answer(scale: Scale, verdicts: list[Verdict]) -> str:
-    """The paragraph that answers the title's question."""
-    questions = [("random", n) for n in scale.labels]
-    questions += [(row, LABELS[0]) for row in ("mocov2", "densecl", "sup")]
+def tally(verdicts: list[Verdict]) -> str:
+    """How many claims there are of each verdict; names those that did not hold."""
     parts = []
+    for kind, words in HEADINGS.items():
+        texts = [v.text for v in verdicts if v.verdict == kind]
+        named = f" ({'; '.join(texts)})" if kind == NOT_HELD and texts else ""
+        if texts:
+            parts.append(f"{len(texts)} {words}{named}")
+    return f"Of {len(verdicts)} claims {', '.join(parts)}."
+
+
+def elsewhere(scale: Scale, scales: list[Scale]) -> str:
+    """What MCL's leads come to where the same data has several pre-trainings."""
+    if scale.pretrainings > 1:
+        return ""
+    parts = []
+    for other in scales:
+        if other.pretrainings == 1 or not scale.shares_data(other):
+            continue
+        found = {row: other.compare("mcl", row) for row in MAIN_STARTS}
+        ratios = [
+            f"{times(c.ratio)} times {TITLES[row]}"
+            for row, c in found.items()
+            if c.enough and c.ratio
+        ]
+        if ratios:
+            parts.append(
+                f"Over {other.pretrainings} pre-trainings (`{other.name}`) MCL is "
+                f"{listed(ratios)}: where that is less, the one pre-training here was "
+                "a good draw."
+            )
+    return " ".join(parts)
+
+
+def answer(scale: Scale, verdicts: list[Verdict], scales: list[Scale]) -> list[str]:
+    """What answers the title's question; what did not hold comes first."""
+    questions = [("random", n) for n in scale.labels]
+    questions += [(row, LABELS[0]) for row in (*MAIN_STARTS[1:], "sup")]
+    before, parts = f"{tally(verdicts)} {elsewhere(scale, scales)}", []
     for other, labels in questions:
         if other not in scale.planned:
             continue
@@ -78,13 +124,8 @@ def answer(scale: Scale, verdicts: list[Verdict]) -> str:
         if compared.enough:
             numbers = describe(TITLES["mcl"], TITLES[other], compared, "box AP")
             words = f"**{words}.** {numbers}"
-        parts.append(f"{words}.")
-    counts = [
-        f"{sum(v.verdict == kind for v in verdicts)} {words.removeprefix('were ')}"
-        for kind, words in HEADINGS.items()
-    ]
-    parts.append(f"Of {len(verdicts)} claims {', '.join(counts)}.")
-    return paragraph(" ".join(parts))
+        parts.append(bullet(f"{words}."))
+    return [paragraph(before), "\n".join(parts)]
 
 
 def judged(verdicts: list[Verdict], kind: str) -> list[str]:
@@ -130,14 +171,16 @@ def detections(scale: Scale, folder: str) -> list[str]:
     return ["### Detections", *found, paragraph(note)] if found else []
 
 
-def chapter(scale: Scale, folder: str) -> list[str]:
+def chapter(scale: Scale, scales: list[Scale], out_file: Path) -> list[str]:
     """All that is said about a scale."""
-    verdicts = claims.judge_all(scale)
-    parts = [f"## Scale `{scale.name}`", *card.purpose(scale), answer(scale, verdicts)]
+    verdicts, folder = claims.judge_all(scale), out_file.with_suffix("").name
+    parts = [f"## Scale `{scale.name}`", *card.purpose(scale)]
+    parts += answer(scale, verdicts, scales)
     for kind in VERDICTS:
         parts += judged(verdicts, kind)
     if scale.notes:
-        parts += ["### What moved it", scale.notes]
+        link = Path(os.path.relpath(scale.notes, out_file.parent)).as_posix()
+        parts += ["### What moved it", paragraph(NOTES.format(link=link))]
     parts += results(scale, folder)
     for heading, make in SECTIONS.items():
         parts += [f"### {heading}", *make(scale)]
@@ -151,11 +194,11 @@ SECTIONS: dict[str, Callable[[Scale], list[str]]] = {
 }
 
 
-def document(scales: list[Scale], folder: str) -> str:
-    """The text of the document; plots are linked in ``folder``."""
-    parts = [TITLE, paragraph(READING)]
+def document(scales: list[Scale], out_file: Path) -> str:
+    """The text of the document that is written to ``out_file``."""
+    parts = [TITLE, paragraph(READING), paragraph(RULES)]
     for scale in scales:
-        parts += chapter(scale, folder)
+        parts += chapter(scale, scales, out_file)
     absent = [f"Scale `{n}` was not run." for n in SCALES if n not in names(scales)]
     parts += [*absent, "## Run it again", paragraph(PACKAGES)]
     parts += [commands(scale) for scale in scales]
@@ -190,7 +233,7 @@ def write_report(results_root: Path, out_file: Path) -> None:
     folder = out_file.with_suffix("")
     for scale in scales:
         draw_all(scale, folder)
-    out_file.write_text(document(scales, folder.name), encoding="utf-8")
+    out_file.write_text(document(scales, out_file), encoding="utf-8")
 
 
 def differences(results_root: Path, out_file: Path) -> str:
@@ -200,7 +243,7 @@ def differences(results_root: Path, out_file: Path) -> str:
     """
     scales, folder = read_scales(results_root), out_file.with_suffix("")
     stored = out_file.read_text(encoding="utf-8") if out_file.is_file() else ""
-    if stored != document(scales, folder.name):
+    if stored != document(scales, out_file):
         return f"{out_file} is not what the results yield"
     files = [folder / p.file for s in scales for p in plots_of(s).values()]
     lacking = [str(file) for file in files if not file.is_file()]

@@ -1,7 +1,8 @@
 """What the document says about a scale's data and protocol."""
 
 import json
-from collections import defaultdict
+import sys
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,16 @@ from collected import Scale
 from measure import BANK_PER_CUTOUT, NEIGHBOURS
 from mmengine.config import Config
 from titles import TITLES
-from wording import bullet, listed, paragraph, plain
+from wording import bullet, listed, paragraph, percent, plain
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "scenes"))
+
+from compose import MAIN_SCALE, MIN_VISIBLE, SceneRules
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/replication"
 AVERAGED = ("mcl", "byol", "mocov2", "densecl")  # have an average of their weights
+DATA_SET = "Stamp Scenes"
+ONE_SET = "All rows were run on these bytes: a row of others is refused."
 PAPER = (
     "The paper pre-trains on ImageNet, on many GPUs with thousands of images a step, "
     "and fine-tunes on COCO. Here the images are composed from cut-outs and grounds, "
@@ -40,23 +47,21 @@ WITHIN = (
     "Box AP with all labels of every fine-tuning, by seed of pre-training; their "
     "standard deviation within a seed, pooled, and that of the seeds' means."
 )
-THE_REST = (
-    "Views, averages of weights, optimizer, lengths and figures are what `small` says "
-    "of them."
-)
+THE_REST = "For views, averages of weights, optimizer, lengths and figures see `small`."
 GIVEN_RATES = (
-    "None was searched. MoCo v2 and DenseCL have the rates that their searches took in "
-    "`small`. MCL has that of its own there, and so have the rows that change a part "
-    "of it, of which searches took lower rates: where MCL is ahead of these, its rate "
-    "may suit them less."
+    "There was no search. MoCo v2 and DenseCL have the rates that their searches took "
+    "in `small`, MCL that of its search there. The rows that change a part of MCL have "
+    "MCL's rate, though their own searches took lower ones: where MCL is ahead of "
+    "them, the reason may be a rate that suits them less."
 )
 PURPOSE = (
-    "What of `small`'s differences is left over several pre-trainings, and where the "
-    "rows that change a part of MCL have its learning rate. Data, networks and lengths "
-    "are those of `small`, with all labels alone. Seed 0 of a row that has the same "
-    "rate there repeats that pre-training, and the other seeds are new. A fine-tuning "
-    "is evaluated once, at its end, which changes what it draws: it is no repetition. "
-    "As fine-tunings from one start differ, each pre-training has several."
+    "This scale asks which of `small`'s differences come again over several "
+    "pre-trainings, and with one learning rate for MCL and the rows that change a part "
+    "of it. Data, networks and lengths are those of `small`, with all labels alone. "
+    "Where a row has the rate that it has in `small`, seed 0 of pre-training is the "
+    "same run again. Fine-tunings are not: they are evaluated once, at the end, which "
+    "changes what they draw. Each pre-training is fine-tuned several times, because "
+    "fine-tunings of one pre-training differ, too."
 )
 VIEWS = (
     "Each method has its own published augmentations, with the blur scaled to the size "
@@ -67,15 +72,18 @@ VIEWS = (
 BY_HAND = (
     "Optimizer and weight decay, and the lengths of all trainings, were set by hand "
     "after trials with MCL, supervised classification and the random start alone; what "
-    'was seen in them is under "What moved it".'
+    'was seen in them is under "What moved it". The length of fine-tuning was chosen '
+    "after MCL had shown no lead at twice that length, with an earlier protocol. "
+    "Augmentations, temperatures and the assignment of tiles are those of the configs, "
+    "and no others were tried."
 )
 AGNOSTIC = (
     "Class-agnostic AP is of the same detections, with classes ignored in matching; "
     "their non-maximum suppression was by class."
 )
 RECOGNITION = (
-    "kNN is the recognition of instances: pictures of known cut-outs, on grounds never "
-    f"seen with them, get the vote of their {NEIGHBOURS} nearest neighbours among "
+    "kNN is the recognition of instances: pictures of known cut-outs, on other crops "
+    f"of the same grounds, get the vote of their {NEIGHBOURS} nearest neighbours among "
     f"{BANK_PER_CUTOUT} pictures of each known cut-out. The figure is the top-1 "
     "accuracy among all cut-outs of pre-training."
 )
@@ -92,41 +100,73 @@ def settings(options: dict[str, Any]) -> str:
     return ", ".join(f"`{key}={value}`" for key, value in kept.items())
 
 
-def card(scale: Scale) -> Iterable[str]:
+def card(facts: dict[str, Any]) -> Iterable[str]:
     """Facts of the data card, a list item each; those it lacks are left out."""
-    facts = scale.data.get("card") or {}
     if facts.get("images"):
         yield f"Pictures: {counts(facts['images'])}."
     if facts.get("objects"):
         yield f"Objects in the scenes: {counts(facts['objects'])}."
     if facts.get("categories"):
         yield f"Classes: {len(facts['categories'])}."
-    if scale.data.get("scene_size"):
-        yield f"Side of a scene: {scale.data['scene_size']} pixels."
-    if facts.get("reuse"):
-        yield str(facts["reuse"])
     if facts.get("grounds"):
-        yield f"Photographs as grounds: {grounds(facts['grounds'])}."
+        yield f"Photographs and textures as grounds: {grounds(facts['grounds'])}."
     if facts.get("options"):
         yield f"Options: {settings(facts['options'])}."
     if facts.get("versions"):
         yield f"Made with {settings(facts['versions'])}."
 
 
-def grounds(found: Any) -> str:
-    """How many grounds a card names, by set where it tells them apart."""
-    if not isinstance(found, dict):
-        return str(len(found)) if isinstance(found, list) else str(found)
-    return counts({k: v if isinstance(v, int) else len(v) for k, v in found.items()})
+def grounds(names: list[str]) -> str:
+    """How many grounds a card names, by the folder that they are in."""
+    return counts(Counter(name.rpartition("/")[0] or "shared" for name in names))
+
+
+def composed(options: dict[str, Any]) -> str:
+    """What the pictures show, in words."""
+    least, main = options["smallest"], options["main"]
+    reserved = (
+        " A fifth of the cut-outs of a class, by file, is in `val` alone; the other "
+        "sets, those of pre-training and of detection training, never show them."
+        if options["split_cutouts"]
+        else ""
+    )
+    return (
+        f"The data set, **{DATA_SET}**, is composed by `tools/scenes/make_scenes.py`: "
+        "cut-out photographs of Debian's `tuxpaint-stamps-default` on crops of "
+        "photographs and textures of four more packages, whose versions and files "
+        "`tools/replication/materials.json` names. A picture of pre-training is "
+        f"{options['object_size']} pixels long and shows one object, whose longest "
+        f"side is {main:g} to {MAIN_SCALE[1]:g} of the picture's shorter one; some "
+        "have a small object behind it, of any cut-out. Pictures of a round over the "
+        f"cut-outs share a ground. A scene has a side of {options['scene_size']} "
+        f"pixels, 1 to {options['objects']} objects and at most "
+        f"{options['distractors']} distractors, which are shards of other grounds. The "
+        f"longest side of an object is {least:g} to {SceneRules.scale[1]:g} of the "
+        f"scene's, 1 : {SceneRules.scale[1] / least:.1f}, and at least "
+        f"{percent(MIN_VISIBLE)} of each object is visible.{reserved}"
+    )
 
 
 def data(scale: Scale) -> list[str]:
     """Paragraphs on the data set."""
-    items = [bullet(fact) for fact in card(scale)]
-    if not items:
+    facts = scale.data.get("card") or {}
+    if not facts:
         return [paragraph("There is no data card beside these results.")]
-    sums = (scale.data.get("card") or {}).get("sha256")
-    return ["\n".join(items), *([tables.checksums(sums)] if sums else [])]
+    items = "\n".join(bullet(fact) for fact in card(facts))
+    alike = f"{ONE_SET} {sameness(scale)}".strip()
+    return [
+        paragraph(composed(facts["options"])),
+        items,
+        tables.checksums(facts["sha256"]),
+        paragraph(alike),
+    ]
+
+
+def sameness(scale: Scale) -> str:
+    """On how many kinds of processor the bytes were the same; empty of one."""
+    machines = [row.get("machine") or {} for row in scale.rows.values()]
+    cpus = {found["cpu_flags"] for found in machines if found.get("cpu_flags")}
+    return f"They were the same on {len(cpus)} kinds of processor." * (len(cpus) > 1)
 
 
 def search(scale: Scale) -> list[str]:
@@ -155,9 +195,13 @@ def cost(scale: Scale) -> list[str]:
     """Paragraphs on what each row took."""
     text = (
         f"The trainings of all rows add up to {hours(scale):.1f} hours; what several "
-        "rows share is counted once. Seconds are of stages of which as many ran at a "
-        "time, with as many threads each, as is said of the machine below. "
-        "Multiply-adds are those of forward and backward passes of pre-training."
+        "rows share is counted once. Seconds are those of training steps alone. Hours "
+        "of a whole row are those of all its stages one after another, with loading "
+        "and evaluation, and with what it shares; the longest row has "
+        f"{max(map(tables.whole_hours, scale.rows.values())):.1f}, and `--rows NAME` "
+        "runs one alone. The machine is the one on which a row ended; how many stages "
+        "ran at a time there is said below. Multiply-adds are those of forward and "
+        "backward passes of pre-training."
     )
     machines = [
         bullet(f"{letter}: {words}.")

@@ -255,18 +255,21 @@ PLOTS = {
     "curves": (
         has_curves,
         draw_curves,
-        "Box AP during fine-tuning: mean of the seeds, lowest to highest shaded.",
+        "Box AP during fine-tuning of the main starts: mean of the seeds, lowest to "
+        "highest shaded.",
     ),
     "length": (
         has_lengths,
         draw_lengths,
-        "Box AP by steps of pre-training; none is the random start. Dots are seeds.",
+        "Box AP by steps of pre-training, of which the random start has 0. Dots are "
+        "seeds. A quarter of the steps may have another learning rate, see above.",
     ),
     "detections": (
         has_examples,
         draw_examples,
-        "As many detections as there are objects, those of the highest scores, of one "
-        f"seed with all labels. An object is met with an IoU of {OVERLAP:g} or more.",
+        "As many detections as there are objects, those of the highest scores, of the "
+        "lowest seed with all labels. An object is met with an IoU of "
+        f"{OVERLAP:g} or more.",
     ),
 }
 

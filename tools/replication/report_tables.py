@@ -161,12 +161,19 @@ def gains(scale: Scale) -> str:
 def effects(scale: Scale) -> str:
     """What one change does, for each part of the method and of the protocol."""
     lines = [
-        (words, *compared_cells(scale, first, second, labels))
+        (words, *compared_cells(scale, first, second, labels), rates)
         for words, first, second in EFFECTS
         if {first, second} <= set(scale.planned)
+        for rates in [both_rates(scale, first, second)]
         for labels in scale.labels
     ]
-    return table(("effect", *COMPARED), lines)
+    return table(("effect", *COMPARED, "lr"), lines)
+
+
+def both_rates(scale: Scale, *rows: str) -> str:
+    """The learning rates of two pre-trainings, or the one that they share."""
+    rates = dict.fromkeys(plain(scale.pretraining(row).get("lr")) for row in rows)
+    return " / ".join(rates)
 
 
 def searches(scale: Scale) -> str:
@@ -227,6 +234,7 @@ def costs(scale: Scale) -> str:
                 number(before.get("seconds")),
                 number(sum(tried) if tried else None),
                 *tunings,
+                number(whole_hours(content)),
                 number(each),
                 number(tera),
                 machines[machine_words(content)],
@@ -235,11 +243,20 @@ def costs(scale: Scale) -> str:
     headings = ["start", "one pre-training, s", "its search, s"]
     headings += [f"one fine-tuning, {share(n)}, s" for n in scale.labels]
     headings += [
+        "whole row, h",
         "G multiply-adds an image",
         "T multiply-adds a pre-training",
         "machine",
     ]
     return table(headings, lines)
+
+
+def whole_hours(content: dict) -> float:
+    """What a row's stages took one after another, with those it shares."""
+    before = content.get("pretraining") or {}
+    stages = [*(before.get("runs") or [before]), *content["finetuning"]]
+    stages += before.get("search") or []
+    return sum(s.get("stage_seconds") or s.get("seconds") or 0 for s in stages) / 3600
 
 
 def machine_words(content: dict) -> str:

@@ -30,6 +30,7 @@ def run_stages(
         while waiting or running:
             for stage in ready(waiting, undone)[: jobs - len(running)]:
                 waiting.remove(stage)
+                print(f"begun: {study.folder(stage.name)}", flush=True)
                 running[pool.submit(run_stage, study, stage)] = stage
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
