@@ -217,7 +217,14 @@ def test_no_figure_is_typed_into_the_document(tmp_path):
         found.append(set(re.findall(r"\d{2,}[.,]\d+|\d[.,]\d{3,}|\d{3,}", text(root))))
     assert set.intersection(*found) <= {"100", "0.001", "256"}  # points, p, SHA-256
     assert all(len(numbers) > 50 for numbers in found)
-    prose = [report.READING, report.RULES, report.NOTES, card.ONE_SET, card.PAPER]
+    prose = [
+        report.READING,
+        report.RULES,
+        report.NOTES,
+        card.ONE_SET,
+        card.PAPER,
+        card.MOVED,
+    ]
     prose += [card.ONE_PRETRAINING, card.VIEWS]
     prose += [card.AGNOSTIC, card.BY_HAND, card.PURPOSE, card.GIVEN_RATES]
     prose += [card.PRETRAININGS, card.THE_REST, card.WITHIN]

@@ -54,6 +54,10 @@ GIVEN_RATES = (
     "MCL's rate, though their own searches took lower ones: where MCL is ahead of "
     "them, the reason may be a rate that suits them less."
 )
+MOVED = (
+    "MoCo v2's rates were moved lower by hand, after an earlier search had ended at its "
+    "lowest, and DenseCL has the same; those of other rows were not moved."
+)
 PURPOSE = (
     "This scale asks which of `small`'s differences come again over several "
     "pre-trainings, and with one learning rate for MCL and the rows that change a part "
@@ -183,7 +187,7 @@ def search(scale: Scale) -> list[str]:
     if found["edge"]:
         text += (
             " The best is the lowest or highest that was tried, so that a better one "
-            f"may lie beyond, for: {'; '.join(found['edge'])}."
+            f"may lie beyond, for: {'; '.join(found['edge'])}. {MOVED}"
         )
     if found["other"]:
         names = "; ".join(found["other"])
