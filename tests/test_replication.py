@@ -168,7 +168,7 @@ def test_detector_is_one_for_all_rows(study, scale):
         for labels in rows.SCALES[scale].finetuning
     )
     build_detector(rows.SCALES[scale])
-    assert len(parts) == (scale != "small-seeds")
+    assert len(parts) == (scale in ("small", "medium"))
     for part in parts:
         dataset = part.train_dataloader.dataset
         assert dataset.ann_file == "annotations/train.seed1@10.json"
@@ -235,6 +235,23 @@ def test_small_seeds_is_small_at_the_rates_of_its_searches():
     assert (whole.train_cfg.val_interval, other.train_cfg.val_interval) == (400, 100)
     whole.train_cfg.val_interval = 100
     assert rows.describe(whole) == rows.describe(other)
+
+
+def test_small_longer_goes_on_from_the_pretrainings_of_small_seeds():
+    names = rows.SCALES["small-longer"].rows
+    ours, theirs = (
+        {
+            s.name: s.key
+            for s in plan.plan(
+                stages.Study(rows.SCALES[scale], Path("/x")), names, Path("/")
+            )
+        }
+        for scale in ("small-longer", "small-seeds")
+    )
+    trained = {n for n in ours if "fine-tune" not in n}
+    assert {n.partition("/")[0] for n in trained} == {"prepare", *names} - {"random"}
+    assert all(ours[n] == theirs[n] for n in trained)
+    assert not {ours[n] for n in set(ours) - trained} & set(theirs.values())
 
 
 def keys(scale, *names) -> list[str]:

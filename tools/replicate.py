@@ -7,8 +7,9 @@ Makes the data set from installed Debian packages (see tools/replication/materia
 --root: where they were unpacked), then row by row: searches the learning rate,
 pre-trains, fine-tunes Mask R-CNN with all and 10 % of the labels, three seeds each. Of
 the scales small is for two CPU cores and medium for one GPU; small-seeds pre-trains
-some of small's rows three times, at given rates, fine-tunes three times from each, and
-uses all labels.
+some of small's rows three times, at given rates, and fine-tunes three times from each,
+with all labels; small-longer fine-tunes once from each, for twice the steps. A copy of
+the work directory of small-seeds under its name saves the pre-trainings.
 
 It may be killed at any time; the same command goes on. A finished row's figures are in
 docs/replication/results/SCALE/ROW.json, and a row that has such a file is skipped.

@@ -51,6 +51,11 @@ class Scale(NamedTuple):
         """Whether another scale has the same data set."""
         return PLANS[self.name].data == PLANS[other.name].data
 
+    def as_long(self, other: "Scale") -> bool:
+        """Whether another scale fine-tunes with all labels for as many steps."""
+        ours, theirs = (PLANS[s.name].finetuning[LABELS[0]] for s in (self, other))
+        return ours == theirs
+
     def runs(self, row: str, labels: int) -> list[dict]:
         """Fine-tunings of a row by seed; empty where it was not run."""
         runs = self.rows.get(row, {}).get("finetuning", [])

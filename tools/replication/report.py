@@ -38,8 +38,8 @@ READING = (
     f"{percent(CONFIDENCE)} t interval and the two-sided p of the paired t test; ratio "
     "of the means, its interval from the t interval of the seeds' log ratios. The p "
     "values are of single comparisons and not corrected for their number. In `small` "
-    "and `medium` a row has one pre-training. In `small-seeds` it has several, and "
-    "only there does the spread tell whether another pre-training would show the same "
+    "and `medium` a row has one pre-training. In the others it has several, and only "
+    "there does the spread tell whether another pre-training would show the same "
     "difference. `python tools/replication/report.py` writes this document from "
     "`docs/replication/results/`; no number in it is typed by hand."
 )
@@ -94,7 +94,8 @@ def elsewhere(scale: Scale, scales: list[Scale]) -> str:
         return ""
     parts = []
     for other in scales:
-        if other.pretrainings == 1 or not scale.shares_data(other):
+        alike = scale.shares_data(other) and scale.as_long(other)
+        if other.pretrainings == 1 or not alike:
             continue
         found = {row: other.compare("mcl", row) for row in MAIN_STARTS}
         ratios = [

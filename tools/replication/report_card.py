@@ -48,25 +48,29 @@ WITHIN = (
     "standard deviation within a seed, pooled, and that of the seeds' means."
 )
 THE_REST = "For views, averages of weights, optimizer, lengths and figures see `small`."
-GIVEN_RATES = (
-    "There was no search. MoCo v2 and DenseCL have the rates that their searches took "
-    "in `small`, MCL that of its search there. The rows that change a part of MCL have "
-    "MCL's rate, though their own searches took lower ones: where MCL is ahead of "
-    "them, the reason may be a rate that suits them less."
-)
+GIVEN_RATES = {
+    "small-seeds": "There was no search. MoCo v2 and DenseCL have the rates that their "
+    "searches took in `small`, MCL that of its search there. The rows that change a "
+    "part of MCL have MCL's rate, though their own searches took lower ones: where MCL "
+    "is ahead of them, the reason may be a rate that suits them less.",
+    "small-longer": "There was no search. The rates are those of `small-seeds`.",
+}
 MOVED = (
-    "MoCo v2's rates were moved lower by hand, after an earlier search had ended at its "
-    "lowest, and DenseCL has the same; those of other rows were not moved."
+    "MoCo v2's rates were moved lower by hand, after an earlier search had ended at "
+    "its lowest, and DenseCL has the same; those of other rows were not moved."
 )
-PURPOSE = (
-    "This scale asks which of `small`'s differences come again over several "
-    "pre-trainings, and with one learning rate for MCL and the rows that change a part "
-    "of it. Data, networks and lengths are those of `small`, with all labels alone. "
-    "Where a row has the rate that it has in `small`, seed 0 of pre-training is the "
-    "same run again. Fine-tunings are not: they are evaluated once, at the end, which "
-    "changes what they draw. Each pre-training is fine-tuned several times, because "
-    "fine-tunings of one pre-training differ, too."
-)
+PURPOSES = {
+    "small-seeds": "This scale asks which of `small`'s differences come again over "
+    "several pre-trainings, and with one learning rate for MCL and the rows that "
+    "change a part of it. Data, networks and lengths are those of `small`, with all "
+    "labels alone. Where a row has the rate that it has in `small`, seed 0 of "
+    "pre-training is the same run again. Fine-tunings are not: they are evaluated "
+    "once, at the end, which changes what they draw. Each pre-training is fine-tuned "
+    "several times, because fine-tunings of one pre-training differ, too.",
+    "small-longer": "This scale asks whether MCL's lead is one of short fine-tunings "
+    "alone. Its pre-trainings are those of `small-seeds`, and fine-tuning takes twice "
+    "the steps, once for each of them.",
+}
 VIEWS = (
     "Each method has its own published augmentations, with the blur scaled to the size "
     "of the crops; BYOL here takes MoCo v2's views. The queue of MoCo v2 and DenseCL "
@@ -175,8 +179,8 @@ def sameness(scale: Scale) -> str:
 
 def search(scale: Scale) -> list[str]:
     """Paragraphs on the search of the learning rate."""
-    if scale.pretrainings > 1:
-        return [paragraph(GIVEN_RATES)]
+    if scale.name in GIVEN_RATES:
+        return [paragraph(GIVEN_RATES[scale.name])]
     if not any(scale.pretraining(row).get("search") for row in scale.rows):
         return [paragraph("No search was run.")]
     found = tables.edges(scale)
@@ -269,7 +273,7 @@ def momenta() -> str:
 
 def purpose(scale: Scale) -> list[str]:
     """Why there is a scale beside another with the same data."""
-    return [paragraph(PURPOSE)] if scale.pretrainings > 1 else []
+    return [paragraph(PURPOSES[scale.name])] if scale.name in PURPOSES else []
 
 
 def pretrainings(scale: Scale) -> str:
@@ -279,7 +283,8 @@ def pretrainings(scale: Scale) -> str:
 
 def within(scale: Scale) -> list[str]:
     """The section of fine-tunings from one pre-training."""
-    if scale.pretrainings == 1:
+    groups = [g for row in scale.rows for g in scale.groups(row).values()]
+    if scale.pretrainings == 1 or max(map(len, groups), default=0) < 2:
         return []
     found = tables.within_pretrainings(scale)
     return ["### Fine-tunings of each pre-training", paragraph(WITHIN), found]
