@@ -15,6 +15,8 @@ collected = importlib.import_module("collected")
 tables = importlib.import_module("report_tables")
 titles = importlib.import_module("titles")
 
+planned = importlib.import_module("rows")
+SUMS = {"val": "ef" * 32}
 LOW, HIGH = (0.10, 0.11, 0.105), (0.16, 0.17, 0.165)
 
 
@@ -42,7 +44,7 @@ def row(name, aps, few=(), pretraining=None):
         row=name,
         scale="small",
         config_sha256="ab" * 32,
-        data_sha256="cd" * 32,
+        data_sha256=planned.data_digest(SUMS),
         machine=dict(
             cpu="A CPU",
             cpu_flags="avx2",
@@ -137,7 +139,7 @@ def full_data(factor=1.0):
         categories=["bird", "tree"],
         grounds=["train/a", "train/b", "val/c"],
         versions=dict(numpy="2.2.6"),
-        sha256={"val": "ef" * 32},
+        sha256=SUMS,
     )
     examples = [dict(image_id=i, boxes=[box(10)]) for i in (3, 4)]
     return dict(card=card, scene_size=round(131 * factor), examples=examples)

@@ -196,7 +196,9 @@ def test_scenes_are_as_varied_as_they_are_said_to_be(scale):
     assert rules.scale[1] / rules.scale[0] >= 6
 
 
-@pytest.mark.parametrize("scale", ["small"])
+@pytest.mark.parametrize(
+    "scale", sorted(f.parent.name for f in replicate.RESULTS.glob("*/data.json"))
+)
 def test_stored_results_are_of_todays_settings(monkeypatch, scale):
     monkeypatch.setenv(rows.DATA_VARIABLE, "/x/")
     study = stages.Study(rows.SCALES[scale], Path("/nowhere"))
@@ -205,7 +207,7 @@ def test_stored_results_are_of_todays_settings(monkeypatch, scale):
         for f in (replicate.RESULTS / scale).glob("*.json")
         if f.name != "data.json"
     }
-    assert stored == {name: plan.fingerprint(study, name) for name in stored}
+    assert stored and stored == {name: plan.fingerprint(study, name) for name in stored}
 
 
 def result_of_small(name) -> dict:
@@ -464,7 +466,10 @@ def test_given_rates_are_not_searched_and_pretrainings_have_tunings(tmp_path):
 
 
 def test_more_seeds_keep_what_is_done_where_no_labels_are_drawn():
-    more, study = replace(SEEDED, seeds=range(6)), partial(stages.Study, work=Path("/"))
+    more, study = (
+        replace(SEEDED, seeds=tuple(range(6))),
+        partial(stages.Study, work=Path("/")),
+    )
     ours, theirs = (
         {s.name: s.key for s in plan.plan(study(scale), ["mcl"], Path("/"))}
         for scale in (SEEDED, more)
@@ -580,7 +585,12 @@ sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tools")!r}]
 import replicate
 from replication import rows
 from tests.test_replication import TINY
-rows.SCALES["small"] = replace(TINY, finetuning={{10: 2}}, rates={{"mcl.py": 0.02}})
+rows.SCALES["small"] = replace(
+    TINY,
+    finetuning={{10: 2}},
+    rates={{"mcl.py": 0.02}},
+    pretraining=TINY.pretraining | {{"train_cfg.max_iters": 40}},
+)
 replicate.main()
 """
 
@@ -600,18 +610,21 @@ def test_a_killed_run_goes_on(prepared, tmp_path):
             command, stdout=out, stderr=out, start_new_session=True
         )
         mark = work / "mcl/pretrain/last_checkpoint"
-        while not mark.is_file() and first.poll() is None:
+        end = time.monotonic() + 300
+        while not stages.has_checkpoint(mark.parent) and first.poll() is None:
+            assert time.monotonic() < end, log.read_text()
             time.sleep(0.05)
         os.killpg(first.pid, signal.SIGKILL)
         assert first.wait() == -signal.SIGKILL, log.read_text()
         assert not list(results.glob("mcl.*"))
-        subprocess.run(command, stdout=out, stderr=out, check=True)
+        subprocess.run(command, stdout=out, stderr=out, check=True, timeout=300)
     row = json.loads((results / "mcl.json").read_text())
-    assert [p["step"] for p in row["pretraining"]["curve"]] == list(range(1, 9))
+    assert [p["step"] for p in row["pretraining"]["curve"]] == list(range(1, 41))
     assert len(row["finetuning"]) == 1 and "search" not in row["pretraining"]
-    assert f"begun: {work / 'mcl/pretrain'}" in log.read_text()
-    # Two runs of the training, each with a log of its own: it was resumed.
-    assert len(list((work / "mcl/pretrain").glob("2*/vis_data/scalars.json"))) == 2
+    assert log.read_text().count(f"begun: {work / 'mcl/pretrain'}") == 2
+    logs = sorted((work / "mcl/pretrain").glob("2*/vis_data/scalars.json"))
+    begins = [json.loads(f.read_text().splitlines()[0])["step"] for f in logs]
+    assert len(begins) == 2 and begins[0] == 1 and begins[1] > 10  # a checkpoint's
 
 
 def test_results_of_other_images_are_not_mixed(study, tmp_path):

@@ -74,6 +74,20 @@ def test_broken_files_and_other_scales_are_refused(tmp_path):
             collected.read_scales(tmp_path)
 
 
+def test_rows_of_other_data_than_the_cards_are_refused(tmp_path):
+    data = full_data()
+    write(tmp_path, {"mcl": row("mcl", HIGH)}, data)
+    assert collected.read_scales(tmp_path)
+    data["card"]["sha256"] = {"val": "other"}
+    write(tmp_path, {}, data)
+    with pytest.raises(InputError, match="data_sha256 differs.*: data.json"):
+        collected.read_scales(tmp_path)
+
+
+def test_the_projects_document_is_of_its_results():
+    assert report.differences(report.RESULTS, report.DOCUMENT) == ""
+
+
 def test_rows_of_different_data_are_not_compared(tmp_path):
     other = dict(row("random", LOW), data_sha256="other")
     write(tmp_path, dict(mcl=row("mcl", HIGH), random=other))
@@ -187,7 +201,9 @@ def test_the_document_follows_every_number_of_the_files(tmp_path):
     write(tmp_path, rows)
     for path in leaves(data):
         drawn = path == ("scene_size",)  # of the plots; the text has the card's
-        if not drawn and not {"examples", "categories", "grounds"} & set(path):
+        # Other checksums are other data, which are refused.
+        own = {"examples", "categories", "grounds", "sha256"}
+        if not drawn and not own & set(path):
             write(tmp_path, {}, changed(data, path))
             assert text(tmp_path) != before, path
 
@@ -244,8 +260,8 @@ def test_claims_that_did_not_hold_come_first(tmp_path):
     assert "**MCL is above BYOL.**" in refuted
     words = " ".join(found.split())
     assert (
-        "Of 15 claims 1 did not hold (MCL is above BYOL), 2 held, 12 could not be "
-        "judged." in words
+        "Of 15 claims, 1 did not hold (MCL is above BYOL), 2 held and 12 could not "
+        "be judged." in words
     )
     assert found.index("(MCL is above BYOL)") < found.index("**MCL against random")
 
@@ -259,7 +275,8 @@ def test_rows_that_were_not_run_are_named(tmp_path):
     assert "There is no data card beside these results." in found
     listed = " ".join(found[found.index("\nNot run: ") :].split("\n\n")[0].split())
     others = [row.title for row in titles.ROWS if row.name != "mcl"]
-    assert listed == f"Not run: {'; '.join(others)}."
+    part = "Not complete: MCL (1 of 6 fine-tunings)."
+    assert listed == f"Not run: {'; '.join(others)}. {part}"
 
 
 def test_a_row_before_its_fine_tuning_has_no_empty_table(tmp_path):
@@ -360,7 +377,7 @@ def seeded(root):
         before["lr"] = rates[before["config"].rpartition("/")[2]]
         longer = 1000.0 * (name == "densecl")
         before["runs"] = [
-            dict(seed=s, knn=0.1 + s / 10, seconds=1000.0 * (s + 1) + longer)
+            dict(seed=s, knn=0.1 + s / 10, seconds=1000.0 * (s + 1) + longer, key=name)
             for s in range(3)
         ]
         found[name]["pretraining"] = before
@@ -408,8 +425,8 @@ def test_one_pretraining_is_told_of_several(tmp_path):
     small, seeds = words.split("## Scale `small-seeds`")
     ratio = sum(HIGH) / sum(LOW)
     several = (
-        f"Over 3 pre-trainings (`small-seeds`) MCL is {ratio:.2f} times random start "
-        f"and {ratio:.2f} times DenseCL: where that is less"
+        f"Over 3 pre-trainings (`small-seeds`) MCL's box AP is {ratio:.2f} times that "
+        f"of random start and {ratio:.2f} times that of DenseCL; what follows is of one"
     )
     assert several in small and "Over 3 pre-trainings" not in seeds
     (tmp_path / "small-seeds/random.json").unlink()
@@ -421,7 +438,9 @@ def test_hours_of_a_whole_row(tmp_path):
     one = row("mcl", (0.1, 0.2), pretraining=pretraining("mcl"))
     one["pretraining"]["stage_seconds"] = 3600.0
     one["finetuning"][0]["stage_seconds"] = 7200.0
-    # Its other fine-tuning and its search have seconds of training alone.
+    # Its other fine-tuning and its search have seconds of training alone, and a stage
+    # that was resumed has fewer than its training.
+    one["finetuning"][1]["stage_seconds"] = 100.0
     assert tables.whole_hours(one) == pytest.approx(3 + (200 + 3 * 351) / 3600)
     assert "the longest row has 3.3" in " ".join(
         text(write(tmp_path, {"mcl": one})).split()
@@ -432,7 +451,7 @@ def test_a_scale_speaks_of_its_own_rows_and_labels(tmp_path):
     found = text(seeded(tmp_path))
     for words in ("10 %", "part of the labels", "BYOL", "supervised"):
         assert words not in found[: found.index("Scale `small` was not run")]
-    assert "Of 7 claims" in " ".join(found.split())
+    assert "Of 7 claims," in " ".join(found.split())
     assert "Not run: MoCo v2; MCL with one level; MCL on stacked crops;" in found
 
 

@@ -8,8 +8,8 @@ Makes the data set from installed Debian packages (see tools/replication/materia
 pre-trains, fine-tunes Mask R-CNN with all and 10 % of the labels, three seeds each. Of
 the scales small is for two CPU cores and medium for one GPU; small-seeds pre-trains
 some of small's rows three times, at given rates, and fine-tunes three times from each,
-with all labels; small-longer fine-tunes once from each, for twice the steps. A copy of
-the work directory of small-seeds under its name saves the pre-trainings.
+with all labels; small-longer fine-tunes once from each, for twice the steps. Where the
+work directory small-longer/ is a copy of small-seeds/, it trains none of them again.
 
 It may be killed at any time; the same command goes on. A finished row's figures are in
 docs/replication/results/SCALE/ROW.json, and a row that has such a file is skipped.
@@ -18,7 +18,6 @@ docs/replication.md is written from these files after every row, or with --repor
 
 import argparse
 import fcntl
-import hashlib
 import json
 import os
 import platform
@@ -33,7 +32,7 @@ import torch
 from measuring.machine import describe
 from mmengine.logging import MMLogger
 from replication.plan import fingerprint, plan, row_result, row_stages
-from replication.rows import DATA_VARIABLE, ROOT, ROWS, SCALES
+from replication.rows import DATA_VARIABLE, ROOT, ROWS, SCALES, data_digest
 from replication.schedule import run_stages
 from replication.stages import Study
 
@@ -227,13 +226,12 @@ def write_row(study: Study, scale: str, name: str, folder: Path, jobs: int) -> N
         jobs=jobs,
         threads=study.threads,
     )
-    sums = json.dumps(study.result("prepare")["sha256"], sort_keys=True)
     content = dict(
         format=FORMAT,
         row=name,
         scale=scale,
         config_sha256=fingerprint(study, name),
-        data_sha256=hashlib.sha256(sums.encode()).hexdigest(),
+        data_sha256=data_digest(study.result("prepare")["sha256"]),
         machine=machine,
         **row_result(study, name),
     )

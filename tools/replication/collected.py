@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rows import SCALES as PLANS
+from rows import data_digest
 from spread import Comparison, compare, mean
 from titles import NAMES
 
@@ -36,6 +37,12 @@ class Scale(NamedTuple):
     def planned(self) -> tuple[str, ...]:
         """The rows that can be run, in the order of the tables."""
         return tuple(row for row in NAMES if row in PLANS[self.name].rows)
+
+    @property
+    def wanted(self) -> int:
+        """How many fine-tunings a complete row has."""
+        plan = PLANS[self.name]
+        return len(plan.finetuning) * len(plan.seeds)
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -243,15 +250,18 @@ def read_scale(folder: Path) -> Scale:
             f"{', '.join(planned)}"
         )
     rows = {name: read_row(files[name]) for name in NAMES if name in files}
-    sums = ((row.get("data_sha256"), name) for name, row in rows.items())
+    data, notes = folder / "data.json", folder / "notes.md"
+    card = read_json(data) if data.is_file() else {}
+    sums = [(row.get("data_sha256"), name) for name, row in rows.items()]
+    if card:
+        sums.append((data_digest(card["card"]["sha256"]), data.name))
     expect_one(folder, "data_sha256", sums, "rows of different data")
     runs = [(n, run) for n, row in rows.items() for run in row.get("finetuning", [])]
     check_protocols(folder, runs)
-    data, notes = folder / "data.json", folder / "notes.md"
     return Scale(
         folder.name,
         rows,
-        read_json(data) if data.is_file() else {},
+        card,
         notes if notes.is_file() else None,
     )
 

@@ -230,7 +230,8 @@ def trained(study: Study, name: str, seed: int) -> dict:
 
 def run_export(study: Study, name: str, seed: int, out: Path) -> dict:
     row = ROWS[ROWS[name].of or name]
-    return export_start(study, row, trained(study, name, seed)["checkpoint"], out)
+    checkpoint = study.work / trained(study, name, seed)["checkpoint"]
+    return export_start(study, row, checkpoint, out)
 
 
 def run_finetuning(study: Study, name: str, labels: int, seed: int, out: Path) -> dict:
@@ -245,8 +246,8 @@ def start_of(study: Study, name: str, seed: int) -> dict:
         return {}
     if row.transfer == "detector":
         export = of_seed(study.scale, f"{name}/export", seed)
-        return dict(load_from=study.result(export)["start"])
-    return dict(backbone=trained(study, name, seed)["checkpoint"])
+        return dict(load_from=str(study.work / study.result(export)["start"]))
+    return dict(backbone=str(study.work / trained(study, name, seed)["checkpoint"]))
 
 
 def row_result(study: Study, name: str) -> dict:
@@ -275,6 +276,6 @@ def pretraining_result(study: Study, name: str) -> dict | None:
         kept["runs"] = [{key: run[key] for key in own} for run in made]
     if scale.rates:
         return kept
-    keys = ("lr", "steps", "knn", "seconds")
+    keys = ("lr", "steps", "knn", "seconds", "stage_seconds")
     searched = [{key: run[key] for key in keys} for run in searches(study, owner)]
     return kept | dict(search=searched)

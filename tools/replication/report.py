@@ -21,7 +21,7 @@ from collected import LABELS, SCALES, Scale, read_scales
 from report_plots import draw_all, plots_of
 from spread import CONFIDENCE, Comparison
 from titles import TITLES
-from wording import bullet, describe, listed, paragraph, percent, share, times
+from wording import bullet, counted, describe, listed, paragraph, percent, share, times
 
 from mcl.errors import InputError, exit_in_words
 
@@ -44,12 +44,14 @@ READING = (
     "`docs/replication/results/`; no number in it is typed by hand."
 )
 RULES = (
-    "Claims hold by four rules. *At least a factor*: the ratio of the means reaches "
+    "Claims hold by these rules. *At least a factor*: the ratio of the means reaches "
     "it, and the lowest seed is above the highest of the other row; against the better "
-    "of two rows, both have to be run. This rule asks for no significance, which is "
-    "said beside it. *Above*: the interval of the difference is above 0. *At most a "
-    "share below*: the interval of the difference is above a loss of that share. "
-    "*Within a share*: the means are no farther apart, whatever the interval."
+    "of two rows, both have to be run. This rule asks for no significance; the p value "
+    "is given beside it. *Above*: the interval of the difference is above 0. *At most "
+    "a share below*: the interval of the difference is above a loss of that share. "
+    "*Within a share*: the means are no farther apart, whatever the interval. *Larger "
+    "with few labels*: the interval of the quotient of two ratios is above one. *Mask "
+    "follows box*: no pair of rows differs in box AP one way and in mask AP the other."
 )
 NOTES = (
     "What was tried before and beside the rows, and what it showed, is told by hand in "
@@ -85,7 +87,7 @@ def tally(verdicts: list[Verdict]) -> str:
         named = f" ({'; '.join(texts)})" if kind == NOT_HELD and texts else ""
         if texts:
             parts.append(f"{len(texts)} {words}{named}")
-    return f"Of {len(verdicts)} claims {', '.join(parts)}."
+    return f"Of {counted(len(verdicts), 'claim')}, {listed(parts)}."
 
 
 def elsewhere(scale: Scale, scales: list[Scale]) -> str:
@@ -99,15 +101,14 @@ def elsewhere(scale: Scale, scales: list[Scale]) -> str:
             continue
         found = {row: other.compare("mcl", row) for row in MAIN_STARTS}
         ratios = [
-            f"{times(c.ratio)} times {TITLES[row]}"
+            f"{times(c.ratio)} times that of {TITLES[row]}"
             for row, c in found.items()
             if c.enough and c.ratio
         ]
         if ratios:
             parts.append(
-                f"Over {other.pretrainings} pre-trainings (`{other.name}`) MCL is "
-                f"{listed(ratios)}: where that is less, the one pre-training here was "
-                "a good draw."
+                f"Over {other.pretrainings} pre-trainings (`{other.name}`) MCL's box "
+                f"AP is {listed(ratios)}; what follows is of one pre-training a row."
             )
     return " ".join(parts)
 

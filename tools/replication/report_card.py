@@ -12,7 +12,7 @@ from collected import Scale
 from measure import BANK_PER_CUTOUT, NEIGHBOURS
 from mmengine.config import Config
 from titles import TITLES
-from wording import bullet, listed, paragraph, percent, plain
+from wording import bullet, counted, listed, paragraph, percent, plain
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scenes"))
 
@@ -21,7 +21,7 @@ from compose import MAIN_SCALE, MIN_VISIBLE, SceneRules
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/replication"
 AVERAGED = ("mcl", "byol", "mocov2", "densecl")  # have an average of their weights
 DATA_SET = "Stamp Scenes"
-ONE_SET = "All rows were run on these bytes: a row of others is refused."
+ONE_SET = "All rows were run on data of these checksums; a row of others is refused."
 PAPER = (
     "The paper pre-trains on ImageNet, on many GPUs with thousands of images a step, "
     "and fine-tunes on COCO. Here the images are composed from cut-outs and grounds, "
@@ -40,14 +40,18 @@ PRETRAININGS = (
     "A seed is one of pre-training, and its value the mean of the fine-tunings that "
     "start from it; those of the random start are put in the same groups. The spread "
     "leaves out the draw of the data, cut-outs and scenes, and the choice of the "
-    "learning rate. Fine-tunings of different rows share the order of the scenes, but "
-    "not the initial weights of new layers."
+    "learning rate. Fine-tunings of one seed share the order of the scenes, but not "
+    "the initial weights of new layers."
 )
 WITHIN = (
     "Box AP with all labels of every fine-tuning, by seed of pre-training; their "
-    "standard deviation within a seed, pooled, and that of the seeds' means."
+    "standard deviation within a seed, pooled, and that of the seeds' means. From the "
+    "first alone, means of n fine-tunings would have it divided by the root of n."
 )
-THE_REST = "For views, averages of weights, optimizer, lengths and figures see `small`."
+THE_REST = (
+    "For views, averages of weights, optimizer, length of pre-training and figures see "
+    "`small`."
+)
 GIVEN_RATES = {
     "small-seeds": "There was no search. MoCo v2 and DenseCL have the rates that their "
     "searches took in `small`, MCL that of its search there. The rows that change a "
@@ -64,13 +68,14 @@ PURPOSES = {
     "several pre-trainings, and with one learning rate for MCL and the rows that "
     "change a part of it. Data, networks and lengths are those of `small`, with all "
     "labels alone. Where a row has the rate that it has in `small`, seed 0 of "
-    "pre-training is the same run again. Fine-tunings are not: they are evaluated "
-    "once, at the end, which changes what they draw. Each pre-training is fine-tuned "
-    "several times, because fine-tunings of one pre-training differ, too.",
+    "pre-training has the same settings, on another machine. Fine-tunings do not: they "
+    "are evaluated once, at the end, which changes what they draw. Each pre-training "
+    "is fine-tuned several times, because fine-tunings of one pre-training differ.",
     "small-longer": "This scale asks whether MCL's lead is one of short fine-tunings "
-    "alone. Its pre-trainings are those of `small-seeds`, and fine-tuning takes twice "
-    "the steps, once for each of them.",
+    "alone. Its pre-trainings have the settings of those of `small-seeds`. Each is "
+    "fine-tuned once, for twice the steps.",
 }
+CHOSEN_BY_HAND = ("small",)
 VIEWS = (
     "Each method has its own published augmentations, with the blur scaled to the size "
     "of the crops; BYOL here takes MoCo v2's views. The queue of MoCo v2 and DenseCL "
@@ -126,33 +131,37 @@ def card(facts: dict[str, Any]) -> Iterable[str]:
 
 def grounds(names: list[str]) -> str:
     """How many grounds a card names, by the folder that they are in."""
-    return counts(Counter(name.rpartition("/")[0] or "shared" for name in names))
+    return counts(Counter(name.rpartition("/")[0] for name in names))
 
 
 def composed(options: dict[str, Any]) -> str:
     """What the pictures show, in words."""
-    least, main = options["smallest"], options["main"]
-    reserved = (
-        " A fifth of the cut-outs of a class, by file, is in `val` alone; the other "
-        "sets, those of pre-training and of detection training, never show them."
-        if options["split_cutouts"]
-        else ""
-    )
-    return (
+    least, most = options["smallest"], SceneRules.scale[1]
+    origin = (
         f"The data set, **{DATA_SET}**, is composed by `tools/scenes/make_scenes.py`: "
         "cut-out photographs of Debian's `tuxpaint-stamps-default` on crops of "
         "photographs and textures of four more packages, whose versions and files "
-        "`tools/replication/materials.json` names. A picture of pre-training is "
-        f"{options['object_size']} pixels long and shows one object, whose longest "
-        f"side is {main:g} to {MAIN_SCALE[1]:g} of the picture's shorter one; some "
-        "have a small object behind it, of any cut-out. Pictures of a round over the "
-        f"cut-outs share a ground. A scene has a side of {options['scene_size']} "
-        f"pixels, 1 to {options['objects']} objects and at most "
-        f"{options['distractors']} distractors, which are shards of other grounds. The "
-        f"longest side of an object is {least:g} to {SceneRules.scale[1]:g} of the "
-        f"scene's, 1 : {SceneRules.scale[1] / least:.1f}, and at least "
-        f"{percent(MIN_VISIBLE)} of each object is visible.{reserved}"
+        "`tools/replication/materials.json` names."
     )
+    objects = (
+        f"A picture of pre-training is {options['object_size']} pixels long and shows "
+        f"one object, whose longest side is {options['main']:g} to {MAIN_SCALE[1]:g} "
+        "of the picture's shorter one; some have a small object behind it, of their "
+        "set's cut-outs. Pictures of a round over the cut-outs share a ground."
+    )
+    scenes = (
+        f"A scene has a side of {options['scene_size']} pixels, 1 to "
+        f"{options['objects']} objects and at most {options['distractors']} "
+        "distractors, which are shards of other grounds. The longest side of an object "
+        f"is {least:g} to {most:g} of the scene's, 1 : {most / least:.1f}, and at "
+        f"least {percent(MIN_VISIBLE)} of each object is visible."
+    )
+    reserved = (
+        "A fifth of the cut-outs of a class, by file, is in `val` alone; the other "
+        "sets, those of pre-training and of detection training, never show them."
+    )
+    parts = [origin, objects, scenes, reserved if options["split_cutouts"] else ""]
+    return " ".join(parts)
 
 
 def data(scale: Scale) -> list[str]:
@@ -160,7 +169,7 @@ def data(scale: Scale) -> list[str]:
     facts = scale.data.get("card") or {}
     if not facts:
         return [paragraph("There is no data card beside these results.")]
-    items = "\n".join(bullet(fact) for fact in card(facts))
+    items = "\n".join(map(bullet, card(facts)))
     alike = f"{ONE_SET} {sameness(scale)}".strip()
     return [
         paragraph(composed(facts["options"])),
@@ -171,10 +180,10 @@ def data(scale: Scale) -> list[str]:
 
 
 def sameness(scale: Scale) -> str:
-    """On how many kinds of processor the bytes were the same; empty of one."""
+    """On how many kinds of processor rows had these data; empty of one."""
     machines = [row.get("machine") or {} for row in scale.rows.values()]
     cpus = {found["cpu_flags"] for found in machines if found.get("cpu_flags")}
-    return f"They were the same on {len(cpus)} kinds of processor." * (len(cpus) > 1)
+    return f"Rows ran with them on {len(cpus)} kinds of processor." * (len(cpus) > 1)
 
 
 def search(scale: Scale) -> list[str]:
@@ -191,11 +200,13 @@ def search(scale: Scale) -> list[str]:
     if found["edge"]:
         text += (
             " The best is the lowest or highest that was tried, so that a better one "
-            f"may lie beyond, for: {'; '.join(found['edge'])}. {MOVED}"
+            f"may lie beyond, for: {'; '.join(found['edge'])}."
         )
     if found["other"]:
         names = "; ".join(found["other"])
         text += f" The one taken is not the best by kNN for: {names}."
+    if scale.name in CHOSEN_BY_HAND:
+        text += f" {MOVED}"
     return [paragraph(text), tables.searches(scale)]
 
 
@@ -204,12 +215,12 @@ def cost(scale: Scale) -> list[str]:
     text = (
         f"The trainings of all rows add up to {hours(scale):.1f} hours; what several "
         "rows share is counted once. Seconds are those of training steps alone. Hours "
-        "of a whole row are those of all its stages one after another, with loading "
-        "and evaluation, and with what it shares; the longest row has "
-        f"{max(map(tables.whole_hours, scale.rows.values())):.1f}, and `--rows NAME` "
-        "runs one alone. The machine is the one on which a row ended; how many stages "
-        "ran at a time there is said below. Multiply-adds are those of forward and "
-        "backward passes of pre-training."
+        "of a whole row are those of its search, pre-trainings and fine-tunings one "
+        "after another, with evaluation where it was timed, and with what it shares; "
+        f"the longest row has {max(map(tables.whole_hours, scale.rows.values())):.1f}, "
+        "and `--rows NAME` runs one alone. The machine is the one on which a row "
+        "ended; how many stages ran at a time there is said below. Multiply-adds are "
+        "those of forward and backward passes of pre-training."
     )
     machines = [
         bullet(f"{letter}: {words}.")
@@ -229,7 +240,9 @@ def hours(scale: Scale) -> float:
         before = scale.pretraining(row)
         trained = before.get("runs") or [before]
         for part in (*trained, *(before.get("search") or [])):
-            shared[json.dumps(part, sort_keys=True)] = part.get("seconds") or 0
+            # A key tells of settings, which differ where the run is one.
+            figures = {name: v for name, v in part.items() if name != "key"}
+            shared[json.dumps(figures, sort_keys=True)] = part.get("seconds") or 0
         own += sum(run.get("seconds") or 0 for run in content.get("finetuning", []))
     return (own + sum(shared.values())) / 3600
 
@@ -246,10 +259,15 @@ def protocol(scale: Scale) -> list[str]:
         return [*own, paragraph(THE_REST)]
     return [
         *own,
-        paragraph(f"{VIEWS} {momenta()} {BY_HAND}"),
+        paragraph(f"{VIEWS} {momenta()} {by_hand(scale)}"),
         paragraph(f"{RECOGNITION} {AGNOSTIC}"),
         paragraph(PAPER),
     ]
+
+
+def by_hand(scale: Scale) -> str:
+    """What was chosen without a search, where it was chosen by trials."""
+    return BY_HAND if scale.name in CHOSEN_BY_HAND else ""
 
 
 def momenta() -> str:
@@ -291,6 +309,12 @@ def within(scale: Scale) -> list[str]:
 
 
 def missing(scale: Scale) -> str:
-    """Which rows there is nothing of, as a sentence; empty where there is all."""
+    """Which rows were not run, or not wholly; empty where there is all."""
     lacking = [TITLES[row] for row in scale.planned if row not in scale.rows]
-    return f"Not run: {'; '.join(lacking)}." if lacking else ""
+    part = [
+        f"{TITLES[row]} ({found} of {counted(scale.wanted, 'fine-tuning')})"
+        for row, content in scale.rows.items()
+        if (found := len(content["finetuning"])) < scale.wanted
+    ]
+    kinds = {"Not run": lacking, "Not complete": part}
+    return " ".join(f"{kind}: {'; '.join(n)}." for kind, n in kinds.items() if n)

@@ -254,9 +254,16 @@ def costs(scale: Scale) -> str:
 def whole_hours(content: dict) -> float:
     """What a row's stages took one after another, with those it shares."""
     before = content.get("pretraining") or {}
-    stages = [*(before.get("runs") or [before]), *content["finetuning"]]
+    stages = [*(before.get("runs") or [before]), *content.get("finetuning", [])]
     stages += before.get("search") or []
-    return sum(s.get("stage_seconds") or s.get("seconds") or 0 for s in stages) / 3600
+    # A stage that was resumed has the time of its last part alone.
+    seconds = [max(timed(s, "stage_seconds"), timed(s, "seconds")) for s in stages]
+    return sum(seconds) / 3600
+
+
+def timed(stage: dict, name: str) -> float:
+    """A time of a stage; 0 where there is none."""
+    return stage.get(name) or 0
 
 
 def machine_words(content: dict) -> str:

@@ -1,5 +1,6 @@
 """What a replication consists of: its scales, its rows, and their configs."""
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field, replace
@@ -128,9 +129,9 @@ SMALL = dict(
     scene_size=128,
     **OBJECTS,
 )
-# What of small's differences is left over several pre-trainings. MoCo v2 and DenseCL
+# Which of small's differences remain over several pre-trainings. MoCo v2 and DenseCL
 # have the rates of their searches in small; the rows that change a part of MCL have
-# that of MCL's, so that they differ in this part alone.
+# MCL's, so that they differ in this part alone.
 SEEDS = Scale(
     SMALL,
     finetuning={100: 400},
@@ -159,7 +160,7 @@ SEEDS = Scale(
 
 SCALES = {
     # Two CPU cores: what the configs say. How the length of fine-tuning was chosen is
-    # told under "What moved it" in docs/replication.md.
+    # told in docs/replication/results/small/notes.md.
     "small": Scale(SMALL, finetuning={100: 400, 10: 400}),
     "small-seeds": SEEDS,
     # Whether MCL's lead is one of short fine-tunings alone.
@@ -292,6 +293,11 @@ def set_length(cfg: Config, steps: int, warmup: int) -> None:
     cfg.train_cfg.max_iters = steps
     cfg.param_scheduler[0].end = max(1, warmup)
     cfg.param_scheduler[1].T_max = cfg.param_scheduler[1].end = steps
+
+
+def data_digest(sums: dict[str, str]) -> str:
+    """SHA-256 of the checksums of a data set's parts."""
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 def describe(cfg: Config) -> str:

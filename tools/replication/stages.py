@@ -69,6 +69,10 @@ class Study:
         """What a finished stage kept."""
         return json.loads((self.folder(stage) / "done.json").read_text())
 
+    def named(self, file: Path) -> str:
+        """A file of the work directory as results name it, wherever that is moved."""
+        return file.relative_to(self.work).as_posix()
+
     def is_done(self, stage: Stage) -> bool:
         """Whether a stage was finished with these settings."""
         file = self.folder(stage.name) / "done.json"
@@ -142,7 +146,7 @@ def pretrain(
     cfg = pretraining_config(row, study.scale, lr, steps, seed)
     config, log = out / "config.py", out / "log.txt"
     config.write_text(cfg.pretty_text)
-    words = ["--resume", "auto"] if (out / "last_checkpoint").is_file() else []
+    words = ["--resume", "auto"] if has_checkpoint(out) else []
     study.command(log, ROOT / "tools/train.py", config, "--work-dir", out, *words)
     checkpoint, found = out / f"iter_{steps}.pth", out / "features.json"
     words = ("features", config, checkpoint, study.data, found)
@@ -157,10 +161,16 @@ def pretrain(
         seed=seed,
         lr=lr,
         seconds=training_seconds(lines),
-        checkpoint=str(checkpoint),
+        checkpoint=study.named(checkpoint),
         curve=thin(lines),
         **json.loads(found.read_text()),
     )
+
+
+def has_checkpoint(out: Path) -> bool:
+    """Whether a training can go on; a kill may leave the name of none."""
+    mark = out / "last_checkpoint"
+    return mark.is_file() and bool(mark.read_text().strip())
 
 
 def count_work(study: Study, cfg: Config, out: Path) -> dict:
@@ -201,14 +211,14 @@ def thin(lines: list[dict]) -> list[dict]:
     ]
 
 
-def export_start(study: Study, row: Row, checkpoint: str, out: Path) -> dict:
+def export_start(study: Study, row: Row, checkpoint: Path, out: Path) -> dict:
     """The file that a detector with all of MCL's parts starts from."""
     file, log = out / "start.pth", out / "log.txt"
     words = [checkpoint, file, "--detector", study.folder("prepare") / "detector.py"]
     if leaves_unread(row):
         words.append("--allow-unread")
     study.command(log, ROOT / "tools/export.py", *words)
-    return dict(start=str(file))
+    return dict(start=study.named(file))
 
 
 def finetune(study: Study, start: dict, labels: int, seed: int, out: Path) -> dict:

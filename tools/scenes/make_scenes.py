@@ -122,7 +122,9 @@ class Options:
     def rules(self):
         """What its scenes hold."""
         return SceneRules(
-            (1, self.objects), (self.smallest, 0.8), (0, self.distractors)
+            (1, self.objects),
+            (self.smallest, SceneRules.scale[1]),
+            (0, self.distractors),
         )
 
 
