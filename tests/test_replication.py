@@ -486,11 +486,13 @@ def test_results_of_several_pretrainings_keep_each(tmp_path, monkeypatch):
         asked.append((lr, steps, seed))
         run = dict(seed=seed, knn=0.1 + seed, seconds=5.0, curve=[], lr=lr)
         return run | dict(
-            steps=steps, checkpoint=f"{out}/{seed}.pth", config="x/mcl.py"
+            steps=steps,
+            checkpoint=study.named(out / f"{seed}.pth"),
+            config="x/mcl.py",
         )
 
     def export(study, row, checkpoint, out):
-        return dict(start=f"export of {checkpoint}")
+        return dict(start=f"{study.named(checkpoint)}.export")
 
     def tune(study, start, labels, seed, out):
         return dict(labels=labels, seed=seed, **start)
@@ -510,7 +512,7 @@ def test_results_of_several_pretrainings_keep_each(tmp_path, monkeypatch):
         k = seed % 2
         assert run["backbone"].endswith(f"mcl/pretrain-{k}/{k}.pth")
         whole = plan.row_result(study, "mcl")["finetuning"][seed]
-        assert whole["load_from"] == f"export of {run['backbone']}"
+        assert whole["load_from"] == f"{run['backbone']}.export"
     before = row["pretraining"]
     assert (before["lr"], before["steps"]) == (0.02, 8) and "knn" not in before
     assert [(r["seed"], r["knn"]) for r in before["runs"]] == [(0, 0.1), (1, 1.1)]
@@ -589,7 +591,7 @@ rows.SCALES["small"] = replace(
     TINY,
     finetuning={{10: 2}},
     rates={{"mcl.py": 0.02}},
-    pretraining=TINY.pretraining | {{"train_cfg.max_iters": 40}},
+    pretraining=TINY.pretraining | {{"train_cfg.max_iters": 16}},
 )
 replicate.main()
 """
@@ -619,12 +621,12 @@ def test_a_killed_run_goes_on(prepared, tmp_path):
         assert not list(results.glob("mcl.*"))
         subprocess.run(command, stdout=out, stderr=out, check=True, timeout=300)
     row = json.loads((results / "mcl.json").read_text())
-    assert [p["step"] for p in row["pretraining"]["curve"]] == list(range(1, 41))
+    assert [p["step"] for p in row["pretraining"]["curve"]] == list(range(1, 17))
     assert len(row["finetuning"]) == 1 and "search" not in row["pretraining"]
     assert log.read_text().count(f"begun: {work / 'mcl/pretrain'}") == 2
     logs = sorted((work / "mcl/pretrain").glob("2*/vis_data/scalars.json"))
     begins = [json.loads(f.read_text().splitlines()[0])["step"] for f in logs]
-    assert len(begins) == 2 and begins[0] == 1 and begins[1] > 10  # a checkpoint's
+    assert len(begins) == 2 and begins[0] == 1 and begins[1] > 4  # a checkpoint's
 
 
 def test_results_of_other_images_are_not_mixed(study, tmp_path):
