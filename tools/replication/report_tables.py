@@ -39,6 +39,8 @@ EFFECTS = (
     ("montage, not stacked crops", "mcl", "mcl-crops"),
     ("`selected`, not `full` computation", "mcl", "mcl-full"),
     ("FPN and box convs transferred, too", "mcl", "mcl-backbone"),
+    ("MCL, not MoCo v2: backbone alone of both", "mcl-backbone", "mocov2"),
+    ("MCL, not DenseCL: backbone alone of both", "mcl-backbone", "densecl"),
     ("several levels, not one", "mcl", "mcl-level1"),
     ("several levels, not one: backbone alone", "mcl-backbone", "mcl-level1-backbone"),
     ("whole batch, not half", "mcl", "mcl-half-batch"),
