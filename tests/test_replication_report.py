@@ -425,13 +425,14 @@ def test_one_pretraining_is_told_of_several(tmp_path):
     small, seeds = words.split("## Scale `small-seeds`")
     ratio = sum(HIGH) / sum(LOW)
     several = (
-        f"Over 3 pre-trainings (`small-seeds`) MCL's box AP is {ratio:.2f} times that "
-        f"of random start and {ratio:.2f} times that of DenseCL; what follows is of one"
+        "In `small-seeds`, over 3 pre-trainings a row and with 400 steps of "
+        f"fine-tuning, MCL's box AP is {ratio:.2f} times that of random start and "
+        f"{ratio:.2f} times that of DenseCL."
     )
-    assert several in small and "Over 3 pre-trainings" not in seeds
+    assert several in small and "over 3 pre-trainings" not in seeds
     (tmp_path / "small-seeds/random.json").unlink()
     (tmp_path / "small-seeds/densecl.json").unlink()
-    assert "Over 3 pre-trainings" not in text(tmp_path)
+    assert "over 3 pre-trainings" not in text(tmp_path)
 
 
 def test_hours_of_a_whole_row(tmp_path):

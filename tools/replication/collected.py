@@ -58,10 +58,10 @@ class Scale(NamedTuple):
         """Whether another scale has the same data set."""
         return PLANS[self.name].data == PLANS[other.name].data
 
-    def as_long(self, other: "Scale") -> bool:
-        """Whether another scale fine-tunes with all labels for as many steps."""
-        ours, theirs = (PLANS[s.name].finetuning[LABELS[0]] for s in (self, other))
-        return ours == theirs
+    @property
+    def steps(self) -> int:
+        """Of fine-tuning with all labels."""
+        return PLANS[self.name].finetuning[LABELS[0]]
 
     def runs(self, row: str, labels: int) -> list[dict]:
         """Fine-tunings of a row by seed; empty where it was not run."""

@@ -91,13 +91,11 @@ def tally(verdicts: list[Verdict]) -> str:
 
 
 def elsewhere(scale: Scale, scales: list[Scale]) -> str:
-    """What MCL's leads come to where the same data has several pre-trainings."""
-    if scale.pretrainings > 1:
-        return ""
+    """What MCL's leads come to in other scales that have several pre-trainings."""
     parts = []
     for other in scales:
-        alike = scale.shares_data(other) and scale.as_long(other)
-        if other.pretrainings == 1 or not alike:
+        own = other.name == scale.name or not scale.shares_data(other)
+        if own or other.pretrainings == 1:
             continue
         found = {row: other.compare("mcl", row) for row in MAIN_STARTS}
         ratios = [
@@ -107,8 +105,9 @@ def elsewhere(scale: Scale, scales: list[Scale]) -> str:
         ]
         if ratios:
             parts.append(
-                f"Over {other.pretrainings} pre-trainings (`{other.name}`) MCL's box "
-                f"AP is {listed(ratios)}; what follows is of one pre-training a row."
+                f"In `{other.name}`, over {other.pretrainings} pre-trainings a row and "
+                f"with {other.steps} steps of fine-tuning, MCL's box AP is "
+                f"{listed(ratios)}."
             )
     return " ".join(parts)
 
