@@ -146,13 +146,16 @@ def take_step(cfg):
 
 
 @pytest.mark.parametrize("config", WHOLE)
-def test_a_row_leaves_as_what_its_detector_starts_from(study, config, tmp_path):
-    row, checkpoint = rows.Row(config), tmp_path / "trained.pth"
+def test_a_row_leaves_as_what_its_detector_starts_from(study, config):
+    folder = study.folder(f"starts/{Path(config).stem}")
+    folder.mkdir(parents=True)
+    row, checkpoint = rows.Row(config), folder / "trained.pth"
     model, _ = take_step(rows.pretraining_config(row, TINY, 0.1, 4))
     torch.save(dict(state_dict=model.state_dict()), checkpoint)
-    start = stages.export_start(study, row, str(checkpoint), tmp_path)["start"]
+    start = stages.export_start(study, row, checkpoint, folder)["start"]
+    assert start == f"starts/{Path(config).stem}/start.pth"
     report = LoadReport.compare(
-        torch.load(start)["state_dict"], build_detector(TINY).state_dict()
+        torch.load(study.work / start)["state_dict"], build_detector(TINY).state_dict()
     )
     assert not report.problems(promised=PRETRAINED)
 
