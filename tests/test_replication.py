@@ -200,7 +200,7 @@ def test_scenes_are_as_varied_as_they_are_said_to_be(scale):
 
 
 @pytest.mark.parametrize(
-    "scale", sorted(f.parent.name for f in replicate.RESULTS.glob("*/data.json"))
+    "scale", sorted(f.parent.name for f in replicate.RESULTS.glob("*/random.json"))
 )
 def test_stored_results_are_of_todays_settings(monkeypatch, scale):
     monkeypatch.setenv(rows.DATA_VARIABLE, "/x/")
@@ -211,6 +211,17 @@ def test_stored_results_are_of_todays_settings(monkeypatch, scale):
         if f.name != "data.json"
     }
     assert stored and stored == {name: plan.fingerprint(study, name) for name in stored}
+
+
+@pytest.mark.parametrize("scale", list(rows.SCALES))
+def test_the_data_of_every_scale_were_made_once(scale):
+    file = replicate.RESULTS / scale / "data.json"
+    card = json.loads(file.read_text())["card"]
+    options = rows.SCALES[scale].data
+    assert {name: card["options"][name] for name in options} == options
+    assert card["images"] == {n: options[n] for n in card["images"]}
+    notes = [f"annotations/{name}.json" for name in card["objects"]]
+    assert set(card["sha256"]) == {*card["images"], *notes}
 
 
 def result_of_small(name) -> dict:
