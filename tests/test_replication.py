@@ -199,9 +199,7 @@ def test_scenes_are_as_varied_as_they_are_said_to_be(scale):
     assert rules.scale[1] / rules.scale[0] >= 6
 
 
-@pytest.mark.parametrize(
-    "scale", sorted(f.parent.name for f in replicate.RESULTS.glob("*/random.json"))
-)
+@pytest.mark.parametrize("scale", [name for name in rows.SCALES if name != "medium"])
 def test_stored_results_are_of_todays_settings(monkeypatch, scale):
     monkeypatch.setenv(rows.DATA_VARIABLE, "/x/")
     study = stages.Study(rows.SCALES[scale], Path("/nowhere"))

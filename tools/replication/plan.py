@@ -56,8 +56,9 @@ def make_key(*settings: str) -> str:
 def prepare_stage(study: Study, root: Path = Path("/")) -> Stage:
     """Materials, data set, parts of the labels."""
     scale = study.scale
-    drawn = repr(scale.drawing_seeds)
-    key = make_key(str(FORMAT), repr(sorted(scale.data.items())), drawn)
+    # Seeds draw parts of the labels, and nothing else of the data.
+    drawn = scale.seeds if min(scale.finetuning) < 100 else ()
+    key = make_key(str(FORMAT), repr(sorted(scale.data.items())), repr(drawn))
     return Stage(PREPARE, partial(make_data, study, root), key=key)
 
 

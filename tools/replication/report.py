@@ -155,8 +155,7 @@ def results(scale: Scale, folder: str) -> list[str]:
     sections += picture(scale, "rows", folder)
     sections += [tables.more_results(scale), *card.within(scale)]
     sections += ["### Against the random start", tables.gains(scale)]
-    sections += ["### What each part does"]
-    sections += [tables.effects(scale)]
+    sections += ["### What each part does", tables.effects(scale)]
     return [
         *sections,
         *picture(scale, "length", folder),

@@ -114,19 +114,13 @@ def settings(options: dict[str, Any]) -> str:
 
 
 def card(facts: dict[str, Any]) -> Iterable[str]:
-    """Facts of the data card, a list item each; those it lacks are left out."""
-    if facts.get("images"):
-        yield f"Pictures: {counts(facts['images'])}."
-    if facts.get("objects"):
-        yield f"Objects in the scenes: {counts(facts['objects'])}."
-    if facts.get("categories"):
-        yield f"Classes: {len(facts['categories'])}."
-    if facts.get("grounds"):
-        yield f"Photographs and textures as grounds: {grounds(facts['grounds'])}."
-    if facts.get("options"):
-        yield f"Options: {settings(facts['options'])}."
-    if facts.get("versions"):
-        yield f"Made with {settings(facts['versions'])}."
+    """Facts of the data card, a list item each."""
+    yield f"Pictures: {counts(facts['images'])}."
+    yield f"Objects in the scenes: {counts(facts['objects'])}."
+    yield f"Classes: {len(facts['categories'])}."
+    yield f"Photographs and textures as grounds: {grounds(facts['grounds'])}."
+    yield f"Options: {settings(facts['options'])}."
+    yield f"Made with {settings(facts['versions'])}."
 
 
 def grounds(names: list[str]) -> str:
@@ -183,7 +177,9 @@ def sameness(scale: Scale) -> str:
     """On how many kinds of processor rows had these data; empty of one."""
     machines = [row.get("machine") or {} for row in scale.rows.values()]
     cpus = {found["cpu_flags"] for found in machines if found.get("cpu_flags")}
-    return f"Rows ran with them on {len(cpus)} kinds of processor." * (len(cpus) > 1)
+    if len(cpus) < 2:
+        return ""
+    return f"Rows ran with them on {len(cpus)} kinds of processor."
 
 
 def search(scale: Scale) -> list[str]:

@@ -163,10 +163,13 @@ def gains(scale: Scale) -> str:
 def effects(scale: Scale) -> str:
     """What one change does, for each part of the method and of the protocol."""
     lines = [
-        (words, *compared_cells(scale, first, second, labels), rates)
+        (
+            words,
+            *compared_cells(scale, first, second, labels),
+            both_rates(scale, first, second),
+        )
         for words, first, second in EFFECTS
         if {first, second} <= set(scale.planned)
-        for rates in [both_rates(scale, first, second)]
         for labels in scale.labels
     ]
     return table(("effect", *COMPARED, "lr"), lines)

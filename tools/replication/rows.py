@@ -94,11 +94,6 @@ class Scale:
     detector: dict = field(default_factory=dict)
     methods: dict = field(default_factory=dict)
 
-    @property
-    def drawing_seeds(self) -> tuple:
-        """Of the parts of the labels; none where all labels are used."""
-        return self.seeds if min(self.finetuning) < 100 else ()
-
     def pretraining_seed(self, seed: int) -> int:
         """Of the pre-training that a seed of fine-tuning starts from."""
         return seed % self.pretrainings

@@ -132,7 +132,7 @@ def draw_parts(study: Study, log: Path) -> None:
     """Draw the parts of the labels, for each seed its own."""
     notes, tool = study.data / "annotations", ROOT / "tools/draw_labels.py"
     for labels in study.scale.finetuning:
-        for seed in study.scale.drawing_seeds if labels < 100 else ():
+        for seed in study.scale.seeds if labels < 100 else ():
             words = ("--percent", labels, "--seed", seed)
             study.command(log, tool, notes / "train.json", notes, *words)
             if not (study.data / label_file(labels, seed)).is_file():
