@@ -8,8 +8,8 @@ Makes the data set from installed Debian packages (see tools/replication/materia
 pre-trains, fine-tunes Mask R-CNN with all and 10 % of the labels, three seeds each. Of
 the scales small is for two CPU cores and medium for one GPU; small-seeds pre-trains
 some of small's rows three times, at given rates, and fine-tunes three times from each,
-with all labels; small-longer fine-tunes once from each, for twice the steps. Where the
-work directory small-longer/ is a copy of small-seeds/, it trains none of them again.
+with all labels; small-longer does so for twice the steps. Where the work directory
+small-longer/ is a copy of small-seeds/, it pre-trains none of them again.
 
 It may be killed at any time; the same command goes on. A finished row's figures are in
 docs/replication/results/SCALE/ROW.json, and a row that has such a file is skipped.

@@ -53,10 +53,10 @@ THE_REST = (
     "`small`."
 )
 GIVEN_RATES = {
-    "small-seeds": "There was no search. MoCo v2 and DenseCL have the rates that their "
-    "searches took in `small`, MCL that of its search there. The rows that change a "
-    "part of MCL have MCL's rate, though their own searches took lower ones: where MCL "
-    "is ahead of them, the reason may be a rate that suits them less.",
+    "small-seeds": "There was no search. MCL, MoCo v2, DenseCL and supervised MCL have "
+    "the rates that their searches took in `small`. The rows that change a part of MCL "
+    "have MCL's rate, though their own searches took lower ones: where MCL is ahead of "
+    "them, the reason may be a rate that suits them less.",
     "small-longer": "There was no search. The rates are those of `small-seeds`.",
 }
 MOVED = (
@@ -72,8 +72,8 @@ PURPOSES = {
     "are evaluated once, at the end, which changes what they draw. Each pre-training "
     "is fine-tuned several times, because fine-tunings of one pre-training differ.",
     "small-longer": "This scale asks whether MCL's lead is one of short fine-tunings "
-    "alone. Its pre-trainings have the settings of those of `small-seeds`. Each is "
-    "fine-tuned once, for twice the steps.",
+    "alone. Its pre-trainings have the settings of those of `small-seeds`, and as many "
+    "fine-tunings, of twice the steps.",
 }
 CHOSEN_BY_HAND = ("small",)
 VIEWS = (

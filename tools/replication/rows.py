@@ -124,9 +124,9 @@ SMALL = dict(
     scene_size=128,
     **OBJECTS,
 )
-# Which of small's differences remain over several pre-trainings. MoCo v2 and DenseCL
-# have the rates of their searches in small; the rows that change a part of MCL have
-# MCL's, so that they differ in this part alone.
+# Which of small's differences remain over several pre-trainings. MoCo v2, DenseCL and
+# supervised MCL have the rates of their searches in small; the rows that change a part
+# of MCL have MCL's, so that they differ in this part alone.
 SEEDS = Scale(
     SMALL,
     finetuning={100: 400},
@@ -137,6 +137,7 @@ SEEDS = Scale(
         "mcl-crops.py": 3e-3,
         "mcl-level1.py": 3e-3,
         "mcl-full.py": 3e-3,
+        "mcl-sup.py": 1e-3,
         "mocov2.py": 3.3e-4,
         "densecl.py": 3.3e-4,
     },
@@ -149,6 +150,7 @@ SEEDS = Scale(
         "mcl-level1",
         "mocov2",
         "mcl-full",
+        "mcl-sup",
     ),
     evaluations=1,
 )
@@ -162,7 +164,6 @@ SCALES = {
     "small-longer": replace(
         SEEDS,
         finetuning={100: 800},
-        seeds=(0, 1, 2),
         rows=("random", "mcl", "mocov2", "densecl"),
     ),
     # One GPU: a whole ResNet-18, larger pictures, 40 passes over six times the images.
