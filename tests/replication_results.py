@@ -134,7 +134,11 @@ def full_data(factor=1.0):
             split_cutouts=True,
             cutouts=None,
         ),
-        images=dict(pretrain=round(10117 * factor), val=round(517 * factor)),
+        images=dict(
+            pretrain=round(10117 * factor),
+            val=round(517 * factor),
+            probe=round(823 * factor),
+        ),
         objects=dict(val=round(1493 * factor)),
         categories=["bird", "tree"],
         grounds=["train/a", "train/b", "val/c"],

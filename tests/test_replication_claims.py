@@ -35,6 +35,13 @@ def test_comparisons_against_scipy():
         compared = spread.compare(dict(enumerate(first)), dict(enumerate(second)))
         test = stats.ttest_rel(first, second)
         assert compared.p == pytest.approx(test.pvalue)
+        # Welch's test: each row's own variance, degrees of freedom between n - 1 and
+        # 2 n - 2.
+        parts = [np.var(values, ddof=1) / n for values in (first, second)]
+        freedom = sum(parts) ** 2 / sum(part**2 / (n - 1) for part in parts)
+        t = (first.mean() - second.mean()) / math.sqrt(sum(parts))
+        found = 2 * stats.t.sf(abs(t), freedom)
+        assert compared.unpaired_p == pytest.approx(found)
         assert compared.interval == pytest.approx(tuple(test.confidence_interval(0.95)))
         logs = stats.ttest_1samp(np.log(first / second), 0).confidence_interval(0.95)
         assert compared.ratio_interval == pytest.approx(tuple(np.exp(logs)))
@@ -55,7 +62,7 @@ def test_fewer_than_two_seeds_say_nothing(seeds):
     compared = spread.compare(dict.fromkeys(seeds, 2), dict.fromkeys(seeds, 1))
     assert not compared.enough
     found = compared.interval, compared.p, compared.ratio_interval, compared.outside
-    assert found == (None,) * 4
+    assert (*found, compared.unpaired_p) == (None,) * 5
     assert spread.deviation([1.0]) is None and spread.mean([]) is None
 
 
@@ -64,6 +71,8 @@ def test_what_cannot_be_divided_or_tested_is_none():
     assert zero.ratio is None and zero.ratio_interval is None and zero.p is not None
     same = spread.compare({0: 0.3, 1: 0.2}, {0: 0.2, 1: 0.1})
     assert same.p is None and same.interval == pytest.approx((0.1, 0.1))
+    assert same.unpaired_p is not None
+    assert spread.compare({0: 3, 1: 3}, {0: 2, 1: 2}).unpaired_p is None
 
 
 # Claims: for each, results that make it hold and results that do not.
@@ -117,11 +126,12 @@ def test_mask_follows_box():
     verdict = claim.judge(both)
     assert verdict.verdict == claims.HELD
     # MCL and the random start, MCL and BYOL; the latter two are equal.
-    assert "excluding 0, in 2 pairs of rows, and in 2 of them mask" in verdict.detail
+    words = "excluding 0, in 2 of 3 pairs of rows, and in 2 of these 2 mask"
+    assert words in verdict.detail
     for run in both.rows["mcl"]["finetuning"]:
         run["segm"] = 0.01
     verdict = claim.judge(both)
-    assert verdict.verdict == claims.NOT_HELD and "in 0 of them" in verdict.detail
+    assert verdict.verdict == claims.NOT_HELD and "in 0 of these 2" in verdict.detail
     assert "(box -6.00, mask +8.45)" in verdict.detail
     assert claim.judge(scale(mcl=ALIKE, random=LOW)).verdict == claims.MISSING
 
@@ -174,7 +184,7 @@ def test_near_means_with_a_wide_interval_are_said_to_be_so():
     assert "though" not in narrow.detail
 
 
-def test_other_learning_rates_of_mcls_kinds_are_said():
+def test_other_learning_rates_are_said():
     found = scale(mcl=HIGH, mcl_crops=LOW, mocov2=LOW, densecl=LOW)
     rates = dict(mcl=3e-3, mcl_crops=1e-3, mocov2=3.3e-4, densecl=3.3e-4)
     for name, lr in rates.items():
@@ -182,8 +192,8 @@ def test_other_learning_rates_of_mcls_kinds_are_said():
     crops = next(c for c in claims.CLAIMS if getattr(c, "others", ()) == ("mcl-crops",))
     words = "Their learning rates of pre-training differ, 0.003 and 0.001."
     assert words in crops.judge(found).detail
-    # Other methods have rates of their own.
-    assert "learning rates" not in claims.CLAIMS[1].judge(found).detail
+    others = "Their learning rates of pre-training differ, 0.003 and 0.00033."
+    assert others in claims.CLAIMS[1].judge(found).detail
     found.rows["mcl-crops"]["pretraining"]["lr"] = 3e-3
     assert "learning rates" not in crops.judge(found).detail
 

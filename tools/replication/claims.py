@@ -4,7 +4,7 @@ A claim holds by its numbers alone. It needs two seeds that both rows have: one 
 says nothing about the spread, so such a claim is not judged.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -194,14 +194,14 @@ class MoreWithFewLabels:
             return Verdict(self.text, MISSING, sentences(words))
         held = compared.interval[0] > 0
         side = "above" if held else "not wholly above"
-        low, high = np.exp(compared.interval)
+        quotient, low, high = np.exp([compared.difference, *compared.interval])
         parts = [
             f"with {share(labels)} {describe(*map(TITLES.get, pair), c, 'box AP')}"
             for labels, c in ((n, scale.compare(*pair, n)) for n in (FEW, ALL))
         ]
         why = (
-            f"the interval of the quotient of both ratios is {side} 1: "
-            f"{times(np.exp(compared.difference))} ({times(low)} to {times(high)})"
+            "the interval of the quotient of both ratios, of geometric means, is "
+            f"{side} 1: {times(quotient)} ({times(low)} to {times(high)})"
         )
         return Verdict(self.text, HELD if held else NOT_HELD, sentences(why, *parts))
 
@@ -224,7 +224,8 @@ class MaskFollowsBox:
         return True
 
     def judge(self, scale: Scale) -> Verdict:
-        apart = list(self._apart(scale))
+        pairs = [p for p in combinations(NAMES, 2) if scale.compare(*p).enough]
+        apart = list(self._apart(scale, pairs))
         if not apart:
             words = "no two rows differ in box AP so that the interval excludes 0"
             return Verdict(self.text, MISSING, sentences(words))
@@ -234,20 +235,22 @@ class MaskFollowsBox:
             if box * mask <= 0
         ]
         alike = len(apart) - len(against)
-        pairs = (
+        words = (
             f"with {share(ALL)} box AP differs, the interval excluding 0, in "
-            f"{counted(len(apart), 'pair')} of rows, and in {alike} of them mask AP "
-            "differs the same way"
+            f"{len(apart)} of {counted(len(pairs), 'pair')} of rows, and in {alike} of "
+            f"these {len(apart)} mask AP differs the same way"
         )
         others = f"not so {listed(against)}" if against else ""
         verdict = NOT_HELD if against else HELD
-        return Verdict(self.text, verdict, sentences(pairs, others, ranks(scale)))
+        return Verdict(self.text, verdict, sentences(words, others, ranks(scale)))
 
-    def _apart(self, scale: Scale) -> Iterator[tuple[str, str, float, float]]:
-        for first, second in combinations(NAMES, 2):
+    def _apart(
+        self, scale: Scale, pairs: Iterable[tuple[str, str]]
+    ) -> Iterator[tuple[str, str, float, float]]:
+        for first, second in pairs:
             box = scale.compare(first, second)
             mask = scale.compare(first, second, figure="segm")
-            if box.enough and (box.interval[0] > 0 or box.interval[1] < 0):
+            if box.interval[0] > 0 or box.interval[1] < 0:
                 yield first, second, box.difference, mask.difference
 
 
@@ -277,10 +280,9 @@ def shortage(scale: Scale, rows: tuple[str, ...], labels: int) -> str:
 
 
 def other_rates(scale: Scale, first: str, second: str) -> str:
-    """That two kinds of MCL were not pre-trained at one rate; empty where they were."""
+    """That two rows were not pre-trained at one rate; empty where they were."""
     rates = [scale.pretraining(row).get("lr") for row in (first, second)]
-    own = all(row.startswith("mcl") for row in (first, second))
-    if not own or None in rates or len(set(rates)) == 1:
+    if None in rates or len(set(rates)) == 1:
         return ""
     words = listed([plain(rate) for rate in rates])
     return f"their learning rates of pre-training differ, {words}"

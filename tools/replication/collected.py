@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,6 +58,13 @@ class Scale(NamedTuple):
         """Whether another scale has the same data set."""
         return PLANS[self.name].data == PLANS[other.name].data
 
+    def lengthens(self, other: "Scale") -> bool:
+        """Whether this one fine-tunes another's pre-trainings for more steps."""
+        plans = PLANS[self.name], PLANS[other.name]
+        same = {(str(p.rates), p.pretrainings, str(p.pretraining)) for p in plans}
+        alike = len(same) == 1 and self.pretrainings > 1 and self.shares_data(other)
+        return alike and self.steps > other.steps
+
     @property
     def steps(self) -> int:
         """Of fine-tuning with all labels."""
@@ -70,24 +77,40 @@ class Scale(NamedTuple):
             (r for r in runs if r["labels"] == labels), key=lambda r: r["seed"]
         )
 
-    def values(
+    def seeds(
         self, row: str, labels: int = 100, figure: str = "bbox"
+    ) -> frozenset[int]:
+        """Of a row's fine-tunings that have a figure."""
+        runs = self.runs(row, labels)
+        return frozenset(r["seed"] for r in runs if r.get(figure) is not None)
+
+    def values(
+        self,
+        row: str,
+        labels: int = 100,
+        figure: str = "bbox",
+        among: Collection[int] | None = None,
     ) -> dict[int, float]:
         """A figure of a row by seed, without the seeds that lack it.
 
         Of several pre-trainings the seeds are theirs, and a value is the mean of the
-        fine-tunings that started there.
+        fine-tunings that started there. ``among``: seeds of the fine-tunings to take.
         """
-        groups = self.groups(row, labels, figure)
+        groups = self.groups(row, labels, figure, among)
         return {seed: mean(values) for seed, values in groups.items()}
 
     def groups(
-        self, row: str, labels: int = 100, figure: str = "bbox"
+        self,
+        row: str,
+        labels: int = 100,
+        figure: str = "bbox",
+        among: Collection[int] | None = None,
     ) -> dict[int, list[float]]:
         """A figure of the fine-tunings behind each of :meth:`values`."""
         found, plan = defaultdict(list), PLANS[self.name]
+        kept = self.seeds(row, labels, figure)
         for run in self.runs(row, labels):
-            if run.get(figure) is not None:
+            if run["seed"] in (kept if among is None else kept & set(among)):
                 several = plan.pretrainings > 1
                 seed = plan.pretraining_seed(run["seed"]) if several else run["seed"]
                 found[seed].append(run[figure])
@@ -96,10 +119,10 @@ class Scale(NamedTuple):
     def compare(
         self, first: str, second: str, labels: int = 100, figure: str = "bbox"
     ) -> Comparison:
-        """Two rows over the seeds that both have."""
-        return compare(
-            self.values(first, labels, figure), self.values(second, labels, figure)
-        )
+        """Two rows over the fine-tunings of the seeds that both have."""
+        rows = first, second
+        both = frozenset.intersection(*(self.seeds(r, labels, figure) for r in rows))
+        return compare(*(self.values(row, labels, figure, both) for row in rows))
 
     def pretraining(self, row: str) -> dict:
         """Of a row; empty where it was not run or there is none.

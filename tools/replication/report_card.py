@@ -38,15 +38,16 @@ ONE_PRETRAINING = (
 )
 PRETRAININGS = (
     "A seed is one of pre-training, and its value the mean of the fine-tunings that "
-    "start from it; those of the random start are put in the same groups. The spread "
+    "start from it; those of the random start are put in groups of the same seeds, "
+    "which have nothing else in common. The spread "
     "leaves out the draw of the data, cut-outs and scenes, and the choice of the "
     "learning rate. Fine-tunings of one seed share the order of the scenes, but not "
     "the initial weights of new layers."
 )
 WITHIN = (
     "Box AP with all labels of every fine-tuning, by seed of pre-training; their "
-    "standard deviation within a seed, pooled, and that of the seeds' means. From the "
-    "first alone, means of n fine-tunings would have it divided by the root of n."
+    "standard deviation within a seed, pooled; that of the seeds' means if "
+    "pre-trainings did not differ at all, and as it is."
 )
 THE_REST = (
     "For views, averages of weights, optimizer, length of pre-training and figures see "
@@ -72,8 +73,8 @@ PURPOSES = {
     "are evaluated once, at the end, which changes what they draw. Each pre-training "
     "is fine-tuned several times, because fine-tunings of one pre-training differ.",
     "small-longer": "This scale asks whether MCL's lead is one of short fine-tunings "
-    "alone. Its pre-trainings have the settings of those of `small-seeds`, and as many "
-    "fine-tunings, of twice the steps.",
+    "alone. Its pre-trainings are those of `small-seeds`, and have as many "
+    "fine-tunings as there, of twice the steps.",
 }
 CHOSEN_BY_HAND = ("small",)
 VIEWS = (
@@ -158,8 +159,12 @@ def composed(options: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
-def data(scale: Scale) -> list[str]:
-    """Paragraphs on the data set."""
+def data(scale: Scale, scales: list[Scale]) -> list[str]:
+    """Paragraphs on the data set, said once of scales that share it."""
+    first = next(other for other in scales if scale.shares_data(other))
+    if first.name != scale.name:
+        same = f"The data set is that of `{first.name}`, of the same checksums."
+        return [paragraph(f"{same} {sameness(scale)}")]
     facts = scale.data.get("card") or {}
     if not facts:
         return [paragraph("There is no data card beside these results.")]
@@ -201,22 +206,28 @@ def search(scale: Scale) -> list[str]:
     if found["other"]:
         names = "; ".join(found["other"])
         text += f" The one taken is not the best by kNN for: {names}."
+    if close := tables.close_searches(scale):
+        text += (
+            " The best is ahead of the next by less than the standard error of its "
+            f"kNN, so that chance may have chosen, for: {'; '.join(close)}."
+        )
     if scale.name in CHOSEN_BY_HAND:
         text += f" {MOVED}"
     return [paragraph(text), tables.searches(scale)]
 
 
-def cost(scale: Scale) -> list[str]:
+def cost(scale: Scale, scales: list[Scale]) -> list[str]:
     """Paragraphs on what each row took."""
+    longest = max(map(tables.whole_hours, scale.rows.values()))
     text = (
         f"The trainings of all rows add up to {hours(scale):.1f} hours; what several "
-        "rows share is counted once. Seconds are those of training steps alone. Hours "
-        "of a whole row are those of its search, pre-trainings and fine-tunings one "
-        "after another, with evaluation where it was timed, and with what it shares; "
-        f"the longest row has {max(map(tables.whole_hours, scale.rows.values())):.1f}, "
-        "and `--rows NAME` runs one alone. The machine is the one on which a row "
-        "ended; how many stages ran at a time there is said below. Multiply-adds are "
-        "those of forward and backward passes of pre-training."
+        f"rows share is counted once.{counted_before(scale, scales)} Seconds are those "
+        "of training steps alone. Hours of a whole row are those of its search, "
+        "pre-trainings and fine-tunings one after another, with evaluation where it "
+        f"was timed, and with what it shares; the longest row has {longest:.1f}, and "
+        "`--rows NAME` runs one alone. The machine is the one on which a row ended; "
+        "how many stages ran at a time there is said below. Multiply-adds are those of "
+        "forward and backward passes of pre-training."
     )
     machines = [
         bullet(f"{letter}: {words}.")
@@ -231,22 +242,42 @@ def hours(scale: Scale) -> float:
     Rows may share a search or a pre-training (a part of its weights is transferred),
     and then their files agree in it.
     """
-    shared, own = {}, 0.0
-    for row, content in scale.rows.items():
+    own = sum(
+        run.get("seconds") or 0
+        for content in scale.rows.values()
+        for run in content.get("finetuning", [])
+    )
+    return (own + sum(before_tuning(scale).values())) / 3600
+
+
+def before_tuning(scale: Scale) -> dict[str, float]:
+    """Seconds of every search's trial and pre-training, by its figures."""
+    found = {}
+    for row in scale.rows:
         before = scale.pretraining(row)
         trained = before.get("runs") or [before]
         for part in (*trained, *(before.get("search") or [])):
             # A key tells of settings, which differ where the run is one.
             figures = {name: v for name, v in part.items() if name != "key"}
-            shared[json.dumps(figures, sort_keys=True)] = part.get("seconds") or 0
-        own += sum(run.get("seconds") or 0 for run in content.get("finetuning", []))
-    return (own + sum(shared.values())) / 3600
+            found[json.dumps(figures, sort_keys=True)] = part.get("seconds") or 0
+    return found
 
 
-def protocol(scale: Scale) -> list[str]:
+def counted_before(scale: Scale, scales: list[Scale]) -> str:
+    """Which hours are those of an earlier scale's pre-trainings; empty of none."""
+    own, parts = before_tuning(scale), []
+    for other in scales[: scales.index(scale)]:
+        theirs = before_tuning(other)
+        common = sum(seconds for figures, seconds in own.items() if figures in theirs)
+        if common:
+            parts.append(f" Of them {common / 3600:.1f} are counted in `{other.name}`.")
+    return "".join(parts)
+
+
+def protocol(scale: Scale, scales: list[Scale]) -> list[str]:
     """Paragraphs on data, pre-training and fine-tuning."""
     own = [
-        *data(scale),
+        *data(scale, scales),
         paragraph(pretrainings(scale)),
         tables.lengths(scale),
         tables.tunings(scale),

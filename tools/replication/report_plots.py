@@ -251,7 +251,12 @@ def draw_scene(axis: Axes, side: int, truth: list, found: list) -> None:
 
 
 PLOTS = {
-    "rows": (has_points, draw_points, "Box AP by start; each dot is a seed."),
+    "rows": (
+        has_points,
+        draw_points,
+        "Box AP by start; each dot is a seed, of several pre-trainings the mean of its "
+        "fine-tunings.",
+    ),
     "curves": (
         has_curves,
         draw_curves,

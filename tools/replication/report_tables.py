@@ -34,13 +34,15 @@ MORE_FIGURES = (
     ("bbox_agnostic", "class-agnostic box AP"),
     ("segm_agnostic", "class-agnostic mask AP"),
 )
+MAIN_STARTS = ("random", "mocov2", "densecl")
 # What is varied, the row with it and the row without.
 EFFECTS = (
     ("montage, not stacked crops", "mcl", "mcl-crops"),
     ("`selected`, not `full` computation", "mcl", "mcl-full"),
     ("FPN and box convs transferred, too", "mcl", "mcl-backbone"),
-    ("MCL, not MoCo v2: backbone alone of both", "mcl-backbone", "mocov2"),
-    ("MCL, not DenseCL: backbone alone of both", "mcl-backbone", "densecl"),
+    # Added after the rows were known, as their words say.
+    ("MCL, not MoCo v2: backbone alone (an afterthought)", "mcl-backbone", "mocov2"),
+    ("MCL, not DenseCL: backbone alone (an afterthought)", "mcl-backbone", "densecl"),
     ("several levels, not one", "mcl", "mcl-level1"),
     ("several levels, not one: backbone alone", "mcl-backbone", "mcl-level1-backbone"),
     ("whole batch, not half", "mcl", "mcl-half-batch"),
@@ -57,6 +59,7 @@ COMPARED = (
     "difference",
     f"{percent(CONFIDENCE)} interval",
     "p",
+    "p, unpaired",
     "ratio",
     "interval of the ratio",
     "seeds",
@@ -120,29 +123,34 @@ def within_pretrainings(scale: Scale) -> str:
         if groups := scale.groups(row, LABELS[0]):
             cells = [", ".join(map(points, groups.get(seed, []))) for seed in seeds]
             within = pooled_deviation(groups.values())
+            # Of means of n values each, were there nothing but the spread within.
+            part = mean([1 / len(values) for values in groups.values()]) ** 0.5
+            alone = within * part if within is not None else None
             means = deviation([mean(values) for values in groups.values()])
-            lines.append((TITLES[row], *cells, spread(within), spread(means)))
+            lines.append((TITLES[row], *cells, *map(spread, (within, alone, means))))
     headings = [f"seed {seed}" for seed in seeds]
-    return table(("start", *headings, "within a seed", "of their means"), lines)
+    headings += ["within a seed", "of means, expected from it", "of means, found"]
+    return table(("start", *headings), lines)
 
 
-def compared_cells(scale: Scale, first: str, second: str, labels: int) -> list[str]:
-    """The columns COMPARED of two rows."""
-    compared = scale.compare(first, second, labels)
-    means = [
-        with_spread(list(scale.values(row, labels).values())) for row in (first, second)
-    ]
-    return [share(labels), *means, *statements(compared)]
+def compared_cells(
+    scale: Scale, first: str, second: str, labels: int, figure: str = "bbox"
+) -> list[str]:
+    """The columns COMPARED of two rows but for the labels."""
+    compared = scale.compare(first, second, labels, figure)
+    means = [figures_of(scale, row, labels, figure) for row in (first, second)]
+    return [*means, *statements(compared)]
 
 
 def statements(compared: Comparison) -> list[str]:
     """What a comparison over two or more seeds says; dashes of fewer."""
     if not compared.enough:
-        return [NOTHING] * 5 + [str(len(compared.seeds))]
+        return [NOTHING] * 6 + [str(len(compared.seeds))]
     return [
         signed(compared.difference),
         bounds(compared.interval),
         p_value(compared.p),
+        p_value(compared.unpaired_p),
         times(compared.ratio),
         bounds(compared.ratio_interval, times),
         str(len(compared.seeds)),
@@ -152,7 +160,7 @@ def statements(compared: Comparison) -> list[str]:
 def gains(scale: Scale) -> str:
     """Every row that was run against the random start."""
     lines = [
-        (TITLES[row], *compared_cells(scale, row, "random", labels))
+        (TITLES[row], share(labels), *compared_cells(scale, row, "random", labels))
         for labels in scale.labels
         for row in scale.planned
         if row != "random" and scale.runs(row, labels)
@@ -165,14 +173,26 @@ def effects(scale: Scale) -> str:
     lines = [
         (
             words,
+            share(labels),
             *compared_cells(scale, first, second, labels),
             both_rates(scale, first, second),
         )
         for words, first, second in EFFECTS
-        if {first, second} <= set(scale.planned)
         for labels in scale.labels
+        if scale.runs(first, labels) and scale.runs(second, labels)
     ]
     return table(("effect", *COMPARED, "lr"), lines)
+
+
+def measures(scale: Scale) -> str:
+    """MCL against the main starts by figures of boxes other than AP."""
+    lines = [
+        (TITLES[row], words, *compared_cells(scale, "mcl", row, LABELS[0], figure))
+        for row in MAIN_STARTS
+        for figure, words in MORE_FIGURES
+        if figure.startswith("bbox") and scale.compare("mcl", row, figure=figure).enough
+    ]
+    return table(("MCL against", "by", *COMPARED[1:]), lines)
 
 
 def both_rates(scale: Scale, *rows: str) -> str:
@@ -325,6 +345,23 @@ def tunings(scale: Scale) -> str:
 def checksums(sums: dict[str, str]) -> str:
     """SHA-256 of each part of the data set."""
     return table(("set", "SHA-256"), [(f"`{k}`", f"`{v}`") for k, v in sums.items()])
+
+
+def close_searches(scale: Scale) -> list[str]:
+    """Rows whose best kNN is ahead of the next by less than its standard error.
+
+    Empty where the data card does not say how many pictures were asked.
+    """
+    asked = (scale.data.get("card") or {}).get("images", {}).get("probe")
+    found = []
+    for row in scale.planned:
+        trials = scale.pretraining(row).get("search") or []
+        figures = sorted(t["knn"] for t in trials if t.get("knn") is not None)
+        if asked and len(figures) > 1:
+            best = figures[-1]
+            if best - figures[-2] < (best * (1 - best) / asked) ** 0.5:
+                found.append(TITLES[row])
+    return found
 
 
 def edges(scale: Scale) -> dict[str, Sequence[str]]:
