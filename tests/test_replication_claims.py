@@ -172,7 +172,9 @@ def test_supervised_may_be_too_high_as_well_as_too_low():
     for factor, verdict in ((0.9, "held"), (1.1, "held"), (0.89, "not held")):
         found = scale(mcl=LOW, mcl_sup=[factor * v for v in LOW])
         assert claim.judge(found).verdict == verdict
-    assert claim.judge(scale(mcl=LOW, mcl_sup=HIGH)).verdict == "not held"
+    assert ", the second the higher." in claim.judge(found).detail
+    above = claim.judge(scale(mcl=LOW, mcl_sup=HIGH))
+    assert above.verdict == "not held" and ", the first the higher." in above.detail
 
 
 def test_near_means_with_a_wide_interval_are_said_to_be_so():

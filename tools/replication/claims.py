@@ -103,10 +103,13 @@ def within(share_of_one: float) -> Test:
     """The ratio of means is near 1, to either side."""
 
     def rule(compared: Comparison) -> Ruling:
-        distance = abs(mean(compared.first) - mean(compared.second))
-        near = distance <= share_of_one * mean(compared.second) + ROUNDING
+        limit = share_of_one * mean(compared.second) + ROUNDING
+        near = abs(compared.difference) <= limit
         words = "at most" if near else "more than"
+        higher = "first" if compared.difference > 0 else "second"
         why = f"the means are {words} {percent(share_of_one)} apart"
+        if not near:
+            why += f", the {higher} the higher"
         if near and not inside(compared.ratio_interval, share_of_one):
             why += ", though the interval of the ratio is wider than that"
         return Ruling(near, why)
