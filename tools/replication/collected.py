@@ -59,11 +59,13 @@ class Scale(NamedTuple):
         return PLANS[self.name].data == PLANS[other.name].data
 
     def lengthens(self, other: "Scale") -> bool:
-        """Whether this one fine-tunes another's pre-trainings for more steps."""
-        plans = PLANS[self.name], PLANS[other.name]
-        same = {(str(p.rates), p.pretrainings, str(p.pretraining)) for p in plans}
-        alike = len(same) == 1 and self.pretrainings > 1 and self.shares_data(other)
-        return alike and self.steps > other.steps
+        """Whether this one fine-tunes pre-trainings like another's for more steps."""
+        ours, theirs = PLANS[self.name], PLANS[other.name]
+        alike = all(
+            getattr(ours, name) == getattr(theirs, name)
+            for name in ("data", "rates", "pretrainings", "pretraining", "methods")
+        )
+        return alike and ours.pretrainings > 1 and self.steps > other.steps
 
     @property
     def steps(self) -> int:
@@ -77,10 +79,10 @@ class Scale(NamedTuple):
             (r for r in runs if r["labels"] == labels), key=lambda r: r["seed"]
         )
 
-    def seeds(
+    def tuning_seeds(
         self, row: str, labels: int = 100, figure: str = "bbox"
     ) -> frozenset[int]:
-        """Of a row's fine-tunings that have a figure."""
+        """Seeds of a row's fine-tunings that have a figure."""
         runs = self.runs(row, labels)
         return frozenset(r["seed"] for r in runs if r.get(figure) is not None)
 
@@ -108,21 +110,28 @@ class Scale(NamedTuple):
     ) -> dict[int, list[float]]:
         """A figure of the fine-tunings behind each of :meth:`values`."""
         found, plan = defaultdict(list), PLANS[self.name]
-        kept = self.seeds(row, labels, figure)
         for run in self.runs(row, labels):
-            if run["seed"] in (kept if among is None else kept & set(among)):
+            wanted = among is None or run["seed"] in among
+            if wanted and run.get(figure) is not None:
                 several = plan.pretrainings > 1
                 seed = plan.pretraining_seed(run["seed"]) if several else run["seed"]
                 found[seed].append(run[figure])
         return dict(sorted(found.items()))
 
     def compare(
-        self, first: str, second: str, labels: int = 100, figure: str = "bbox"
+        self,
+        first: str,
+        second: str,
+        labels: int = 100,
+        figure: str = "bbox",
+        among: Collection[int] | None = None,
     ) -> Comparison:
         """Two rows over the fine-tunings of the seeds that both have."""
         rows = first, second
-        both = frozenset.intersection(*(self.seeds(r, labels, figure) for r in rows))
-        return compare(*(self.values(row, labels, figure, both) for row in rows))
+        if among is None:
+            found = (self.tuning_seeds(row, labels, figure) for row in rows)
+            among = frozenset.intersection(*found)
+        return compare(*(self.values(row, labels, figure, among) for row in rows))
 
     def pretraining(self, row: str) -> dict:
         """Of a row; empty where it was not run or there is none.
@@ -133,7 +142,8 @@ class Scale(NamedTuple):
         runs = found.get("runs")
         if not runs:
             return found
-        return found | dict(seconds=mean([run["seconds"] for run in runs]))
+        seconds = [run["seconds"] for run in runs if run.get("seconds")]
+        return found | dict(seconds=mean(seconds))
 
 
 def read_json(file: Path) -> dict:

@@ -18,7 +18,7 @@ import report_tables as tables
 from claims import NOT_HELD, VERDICTS, Verdict
 from collected import LABELS, SCALES, Scale, read_scales
 from report_plots import draw_all, plots_of
-from report_scales import elsewhere, longer
+from report_scales import elsewhere, longer_section
 from spread import CONFIDENCE, Comparison
 from titles import TITLES
 from wording import bullet, counted, describe, listed, paragraph, percent, share
@@ -37,22 +37,22 @@ READING = (
     "the mean ± the sample standard deviation over seeds. Two rows are compared seed "
     f"by seed: mean difference, its {percent(CONFIDENCE)} t interval and the two-sided "
     "p of the paired t test; ratio of the means, its interval from the t interval of "
-    "the seeds' log ratios. The unpaired p is of Welch's test of the same values: of "
-    "so few, pairs may agree or differ by chance. The p values are of single "
-    "comparisons and not corrected for their number, and where seeds are few, no "
-    "significant difference does not mean that there is none. In `small` and `medium` "
-    "a row has one pre-training. In the others it has several, and a seed's value is "
-    "the mean of the fine-tunings of one: only there does the spread, which holds what "
-    "is left of that of fine-tunings, tell whether another pre-training would show the "
+    "the seeds' log ratios. The unpaired p is of Welch's test of the same values, "
+    "because three pairs may agree by chance. The p values are of single comparisons "
+    "and not corrected for their number. Of so few seeds only large differences are "
+    "significant. In `small` and `medium` a row has one pre-training. In the others it "
+    "has several, and a seed's value is the mean of the fine-tunings of one "
+    "pre-training: only there does the spread tell whether another one would show the "
     "same difference. `python tools/replication/report.py` writes this document from "
     "`docs/replication/results/`; no number in it is typed by hand."
 )
 RULES = (
-    "Claims hold by these rules; one that did not hold need not be refuted, which its "
-    "interval tells. *At least a factor*: the ratio of the means reaches it, and the "
-    "lowest seed is above the highest of the other row; against the better of two "
-    "rows, both have to be run. This rule asks for no significance; the p values are "
-    "given beside it. Single fine-tunings behind the seeds may overlap. *Above*: the "
+    "Claims hold by these rules. One that did not hold may be refuted or just not "
+    "shown: its interval tells. *At least a factor*: the ratio of the means reaches "
+    "it, and the lowest seed is above the highest of the other row; against the better "
+    "of two rows, both have to be run. This rule asks for no significance; the p "
+    "values are given beside it. Single fine-tunings behind the seeds may overlap. "
+    "*Above*: the "
     "interval of the difference is above 0. *At most a share below*: the interval of "
     "the difference is above a loss of that share. *Within a share*: the means are no "
     "farther apart, whatever the interval. *Larger with few labels*: the interval of "
@@ -60,8 +60,9 @@ RULES = (
     "differs in box AP one way and in mask AP the other."
 )
 MEASURES = (
-    "MCL against the main starts by other figures of the same detections. Chosen after "
-    "the rows were known."
+    "MCL against the main starts by other figures of the same detections, an "
+    "afterthought: they were chosen when the first rows of `small` and `small-seeds` "
+    "were known."
 )
 NOTES = (
     "What was tried before and beside the rows, and what it showed, is told by hand in "
@@ -169,7 +170,7 @@ def chapter(scale: Scale, scales: list[Scale], out_file: Path) -> list[str]:
     if scale.notes:
         link = Path(os.path.relpath(scale.notes, out_file.parent)).as_posix()
         parts += ["### What moved it", paragraph(NOTES.format(link=link))]
-    parts += [*results(scale, folder), *longer(scale, scales)]
+    parts += [*results(scale, folder), *longer_section(scale, scales)]
     parts += ["### Search of the learning rate", *card.search(scale)]
     parts += ["### Cost", *card.cost(scale, scales)]
     return [*parts, "### Protocol", *card.protocol(scale, scales)]

@@ -46,8 +46,8 @@ PRETRAININGS = (
 )
 WITHIN = (
     "Box AP with all labels of every fine-tuning, by seed of pre-training; their "
-    "standard deviation within a seed, pooled; that of the seeds' means if "
-    "pre-trainings did not differ at all, and as it is."
+    "standard deviation within a seed, pooled; that of the seeds' means that this "
+    "alone would make, if pre-trainings did not differ; and the one found."
 )
 THE_REST = (
     "For views, averages of weights, optimizer, length of pre-training and figures see "
@@ -73,8 +73,8 @@ PURPOSES = {
     "are evaluated once, at the end, which changes what they draw. Each pre-training "
     "is fine-tuned several times, because fine-tunings of one pre-training differ.",
     "small-longer": "This scale asks whether MCL's lead is one of short fine-tunings "
-    "alone. Its pre-trainings are those of `small-seeds`, and have as many "
-    "fine-tunings as there, of twice the steps.",
+    "alone. Its pre-trainings have the settings of those of `small-seeds`, and as many "
+    "fine-tunings, of twice the steps.",
 }
 CHOSEN_BY_HAND = ("small",)
 VIEWS = (
@@ -161,13 +161,13 @@ def composed(options: dict[str, Any]) -> str:
 
 def data(scale: Scale, scales: list[Scale]) -> list[str]:
     """Paragraphs on the data set, said once of scales that share it."""
-    first = next(other for other in scales if scale.shares_data(other))
-    if first.name != scale.name:
-        same = f"The data set is that of `{first.name}`, of the same checksums."
-        return [paragraph(f"{same} {sameness(scale)}")]
-    facts = scale.data.get("card") or {}
-    if not facts:
+    alike = [other for other in scales if scale.shares_data(other) and other.data]
+    if not alike:
         return [paragraph("There is no data card beside these results.")]
+    if alike[0].name != scale.name:
+        same = f"The data set is that of `{alike[0].name}`, of the same checksums."
+        return [paragraph(f"{same} {sameness(scale)}")]
+    facts = scale.data["card"]
     items = "\n".join(map(bullet, card(facts)))
     alike = f"{ONE_SET} {sameness(scale)}".strip()
     return [
@@ -208,8 +208,9 @@ def search(scale: Scale) -> list[str]:
         text += f" The one taken is not the best by kNN for: {names}."
     if close := tables.close_searches(scale):
         text += (
-            " The best is ahead of the next by less than the standard error of its "
-            f"kNN, so that chance may have chosen, for: {'; '.join(close)}."
+            " The best is ahead of the next by less than the standard error of the "
+            "difference of two such figures, so that chance may well have chosen, for: "
+            f"{'; '.join(close)}."
         )
     if scale.name in CHOSEN_BY_HAND:
         text += f" {MOVED}"
@@ -264,13 +265,16 @@ def before_tuning(scale: Scale) -> dict[str, float]:
 
 
 def counted_before(scale: Scale, scales: list[Scale]) -> str:
-    """Which hours are those of an earlier scale's pre-trainings; empty of none."""
+    """Hours of pre-trainings that an earlier scale has; empty of none."""
     own, parts = before_tuning(scale), []
     for other in scales[: scales.index(scale)]:
         theirs = before_tuning(other)
         common = sum(seconds for figures, seconds in own.items() if figures in theirs)
         if common:
-            parts.append(f" Of them {common / 3600:.1f} are counted in `{other.name}`.")
+            parts.append(
+                f" Of these hours {common / 3600:.1f} are those of pre-trainings that "
+                f"are counted in `{other.name}`, too."
+            )
     return "".join(parts)
 
 

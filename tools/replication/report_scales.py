@@ -2,30 +2,32 @@
 
 from math import exp
 
-from collected import LABELS, Scale
+from collected import Scale
 from report_tables import MAIN_STARTS
-from spread import CONFIDENCE, Comparison, compare, mean
+from spread import CONFIDENCE, Comparison, compare
 from titles import TITLES
 from wording import (
-    NOTHING,
     bounds,
     equals,
     listed,
-    number,
     p_value,
     paragraph,
     percent,
+    plain,
     signed,
     table,
     times,
     with_spread,
 )
 
-ALL = LABELS[0]
+SAME_WEIGHTS = "The weights of `{name}`, fine-tuned for longer."
+OTHER_WEIGHTS = (
+    "Other pre-trainings with the settings of `{name}`, fine-tuned for longer."
+)
 LONGER = (
-    "The same weights, fine-tuned for longer. Ratios and differences are MCL's against "
-    "the other start. The quotient of the two ratios, below one where the lead has "
-    "become smaller, is of geometric means, with the t interval and the p of its "
+    "Ratios and differences are MCL's against the other start, over the fine-tunings "
+    "that all have. The quotient of the two ratios, below one where the later is "
+    "smaller, is of geometric means, with the t interval and the p values of its "
     "logarithms over pre-trainings."
 )
 
@@ -39,40 +41,36 @@ def elsewhere(scale: Scale, scales: list[Scale]) -> str:
             continue
         found = {row: other.compare("mcl", row) for row in MAIN_STARTS}
         ratios = [
-            f"{times(c.ratio)} ({bounds(c.ratio_interval, times)}) times that of "
-            f"{TITLES[row]}"
-            for row, c in found.items()
-            if c.enough and c.ratio_interval
+            f"{ratio(compared)} times that of {TITLES[row]}"
+            for row, compared in found.items()
+            if compared.enough and compared.ratio
         ]
         if ratios:
+            mcl = with_spread(list(other.values("mcl").values()))
             parts.append(
                 f"In `{other.name}`, over {other.pretrainings} pre-trainings a row and "
-                f"with {other.steps} steps of fine-tuning, MCL's box AP is "
-                f"{reached(other, 'mcl')}, {listed(ratios)}."
+                f"with {other.steps} steps of fine-tuning, MCL's box AP is {mcl}, "
+                f"{listed(ratios)}."
             )
     return " ".join(parts)
 
 
-def reached(scale: Scale, row: str) -> str:
-    """Box AP of a row with all labels."""
-    return with_spread(list(scale.values(row).values()))
+def ratio(compared: Comparison) -> str:
+    """The ratio of means, and its interval where there is one."""
+    ends = compared.ratio_interval
+    return times(compared.ratio) + (f" ({bounds(ends, times)})" if ends else "")
 
 
-def shorter(scale: Scale, scales: list[Scale]) -> Scale | None:
-    """The scale with the same pre-trainings and shorter fine-tunings, if any."""
-    return next((other for other in scales if scale.lengthens(other)), None)
-
-
-def longer(scale: Scale, scales: list[Scale]) -> list[str]:
-    """The section on longer fine-tunings of the weights of another scale."""
-    before = shorter(scale, scales)
+def longer_section(scale: Scale, scales: list[Scale]) -> list[str]:
+    """The section on longer fine-tunings of another scale's pre-trainings."""
+    before = next((other for other in scales if scale.lengthens(other)), None)
     if before is None:
         return []
-    lines = [
-        line
-        for row in MAIN_STARTS
-        if (line := changed(row, *(s.compare("mcl", row) for s in (before, scale))))
-    ]
+    found = (lead_change(row, before, scale) for row in MAIN_STARTS)
+    lines = [line for line in found if line]
+    if not lines:
+        return []
+    weights = SAME_WEIGHTS if same_weights(before, scale) else OTHER_WEIGHTS
     steps = [f"{s.steps} steps" for s in (before, scale)]
     headings = (
         "MCL against",
@@ -80,23 +78,39 @@ def longer(scale: Scale, scales: list[Scale]) -> list[str]:
         "quotient of the ratios",
         f"{percent(CONFIDENCE)} interval",
         "p",
+        "p, unpaired",
         *(f"difference, {words}" for words in steps),
         "pre-trainings",
     )
-    found = [paragraph(LONGER), table(headings, lines)] if lines else []
-    if instead := paid(before, scale):
-        found.append(paragraph(instead))
-    return ["### What longer fine-tuning changes", *found] if found else []
+    return [
+        "### What longer fine-tuning changes",
+        paragraph(f"{weights.format(name=before.name)} {LONGER}"),
+        table(headings, lines),
+        *map(paragraph, instead_of_pretraining(before, scale)),
+    ]
 
 
-def changed(row: str, before: Comparison, after: Comparison) -> list[str]:
+def same_weights(*scales: Scale) -> bool:
+    """Whether two scales have the figures of the same pre-trainings."""
+    ours, theirs = ({r: runs_of(s, r) for r in s.rows} for s in scales)
+    return all(ours[row] == theirs[row] for row in ours.keys() & theirs.keys())
+
+
+def runs_of(scale: Scale, row: str) -> list[dict]:
+    """Figures of a row's pre-trainings, without the keys, which tell of settings."""
+    runs = scale.pretraining(row).get("runs") or []
+    return [{k: v for k, v in run.items() if k != "key"} for run in runs]
+
+
+def lead_change(row: str, *scales: Scale) -> list[str]:
     """How MCL's lead over a row changes, as a line; empty of fewer than two seeds."""
-    if before.log_ratios is None or after.log_ratios is None:
+    seeds = [s.tuning_seeds(r) for s in scales for r in ("mcl", row)]
+    common = frozenset.intersection(*seeds)
+    before, after = (s.compare("mcl", row, among=common) for s in scales)
+    if before.log_ratios is None or after.log_ratios is None or not before.enough:
         return []
     pair = (dict(zip(c.seeds, c.log_ratios, strict=True)) for c in (after, before))
     quotient = compare(*pair)
-    if not quotient.enough:
-        return []
     return [
         TITLES[row],
         times(before.ratio),
@@ -104,30 +118,27 @@ def changed(row: str, before: Comparison, after: Comparison) -> list[str]:
         times(exp(quotient.difference)),
         bounds(quotient.interval, lambda end: times(exp(end))),
         p_value(quotient.p),
+        p_value(quotient.unpaired_p),
         signed(before.difference),
         signed(after.difference),
         str(len(quotient.seeds)),
     ]
 
 
-def paid(before: Scale, after: Scale) -> str:
-    """Whether a longer fine-tuning from nothing does what pre-training does."""
-    compared = compare(after.values("random"), before.values("mcl"))
+def instead_of_pretraining(before: Scale, after: Scale) -> list[str]:
+    """Whether longer fine-tunings from nothing do what pre-training does, if known."""
+    common = before.tuning_seeds("mcl") & after.tuning_seeds("random")
+    values = (after.values("random", among=common), before.values("mcl", among=common))
+    compared = compare(*values)
     if not compared.enough:
-        return ""
-    p = equals(p_value(compared.unpaired_p))
-    once = number(before.pretraining("mcl").get("seconds"))
-    return (
-        f"After {after.steps} steps from the random start box AP is "
-        f"{reached(after, 'random')}, after {before.steps} steps from MCL's weights "
-        f"{reached(before, 'mcl')} (difference {signed(compared.difference)}, p of the "
-        f"unpaired test {p}). The former takes {seconds(after, 'random')} seconds of "
-        f"training, the latter {seconds(before, 'mcl')} and, once, {once} of "
-        "pre-training."
-    )
-
-
-def seconds(scale: Scale, row: str) -> str:
-    """Mean of a row's fine-tunings with all labels."""
-    found = [run["seconds"] for run in scale.runs(row, ALL) if run.get("seconds")]
-    return number(mean(found)) if found else NOTHING
+        return []
+    p = compared.unpaired_p
+    shown = "" if p is None else f", unpaired p {equals(p_value(p))}"
+    steps = plain(before.pretraining("mcl").get("steps"), ",")
+    random, mcl = map(with_spread, (compared.first, compared.second))
+    return [
+        f"From the random start {after.steps} steps lead to {random} box AP, from "
+        f"MCL's weights {before.steps} steps to {mcl} (difference "
+        f"{signed(compared.difference)}{shown}), after {steps} steps of pre-training. "
+        "The seconds of all are under Cost."
+    ]

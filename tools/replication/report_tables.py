@@ -139,6 +139,8 @@ def compared_cells(
     """The columns COMPARED of two rows but for the labels."""
     compared = scale.compare(first, second, labels, figure)
     means = [figures_of(scale, row, labels, figure) for row in (first, second)]
+    if compared.enough:  # the means of what is compared
+        means = [with_spread(values) for values in (compared.first, compared.second)]
     return [*means, *statements(compared)]
 
 
@@ -348,9 +350,10 @@ def checksums(sums: dict[str, str]) -> str:
 
 
 def close_searches(scale: Scale) -> list[str]:
-    """Rows whose best kNN is ahead of the next by less than its standard error.
+    """Rows whose best kNN is ahead of the next by less than a standard error.
 
-    Empty where the data card does not say how many pictures were asked.
+    It is that of the difference of two shares. Empty where the data card does not say
+    how many pictures were asked.
     """
     asked = (scale.data.get("card") or {}).get("images", {}).get("probe")
     found = []
@@ -358,8 +361,8 @@ def close_searches(scale: Scale) -> list[str]:
         trials = scale.pretraining(row).get("search") or []
         figures = sorted(t["knn"] for t in trials if t.get("knn") is not None)
         if asked and len(figures) > 1:
-            best = figures[-1]
-            if best - figures[-2] < (best * (1 - best) / asked) ** 0.5:
+            variances = [share * (1 - share) / asked for share in figures[-2:]]
+            if figures[-1] - figures[-2] < sum(variances) ** 0.5:
                 found.append(TITLES[row])
     return found
 

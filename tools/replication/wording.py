@@ -135,8 +135,8 @@ def describe(first: str, second: str, compared: Comparison, figure: str) -> str:
         figure: what was compared, such as ``box AP with all labels``.
     """
     p = "" if compared.p is None else f", p {equals(p_value(compared.p))}"
-    if p and compared.unpaired_p is not None:
-        p += f", unpaired {p_value(compared.unpaired_p)}"
+    if compared.unpaired_p is not None:
+        p += f", unpaired p {equals(p_value(compared.unpaired_p))}"
     ratio = ""
     if compared.ratio is not None:
         ratio = f", ratio {times(compared.ratio)}"
