@@ -361,7 +361,7 @@ def close_searches(scale: Scale) -> list[str]:
         trials = scale.pretraining(row).get("search") or []
         figures = sorted(t["knn"] for t in trials if t.get("knn") is not None)
         if asked and len(figures) > 1:
-            variances = [share * (1 - share) / asked for share in figures[-2:]]
+            variances = [knn * (1 - knn) / asked for knn in figures[-2:]]
             if figures[-1] - figures[-2] < sum(variances) ** 0.5:
                 found.append(TITLES[row])
     return found
