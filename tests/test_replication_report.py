@@ -409,7 +409,8 @@ def test_a_value_is_the_mean_of_a_pretrainings_fine_tunings(tmp_path):
     alone = within * ((1 / 3 + 1 / 3 + 1 / 2) / 3) ** 0.5
     line = "| MCL | 10.0, 12.0, 14.0 | 20.0, 26.0, 20.0 | 30.0, 30.0 |"
     found = text(tmp_path)
-    assert f"{line} {within:.2f} | {alone:.2f} | {means:.2f} |" in found
+    spreads = f"{within:.2f} | {alone:.2f} | {means:.2f}"
+    assert f"{line} {spreads} | 10.0, 20.0, 30.0 |" in found
     assert f"| 21.3 ± {means:.2f} |" in found and "| 8 |" in found
     # One fine-tuning each has no spread within.
     assert re.search(r"\| DenseCL \| [\d.]+ \| [\d.]+ \| [\d.]+ \| - \| - \| \d", found)

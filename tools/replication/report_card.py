@@ -47,7 +47,8 @@ PRETRAININGS = (
 WITHIN = (
     "Box AP with all labels of every fine-tuning, by seed of pre-training; their "
     "standard deviation within a seed, pooled; that of the seeds' means that this "
-    "alone would make, if pre-trainings did not differ; and the one found."
+    "alone would make, if pre-trainings did not differ; the one found; and the kNN of "
+    "the pre-trainings."
 )
 THE_REST = (
     "For views, averages of weights, optimizer, length of pre-training and figures see "

@@ -117,7 +117,7 @@ def more_results(scale: Scale) -> str:
 
 
 def within_pretrainings(scale: Scale) -> str:
-    """Box AP of every fine-tuning with all labels, by pre-training."""
+    """Box AP of every fine-tuning with all labels, and kNN, by pre-training."""
     seeds, lines = range(scale.pretrainings), []
     for row in scale.planned:
         if groups := scale.groups(row, LABELS[0]):
@@ -127,10 +127,13 @@ def within_pretrainings(scale: Scale) -> str:
             part = mean([1 / len(values) for values in groups.values()]) ** 0.5
             alone = within * part if within is not None else None
             means = deviation([mean(values) for values in groups.values()])
-            lines.append((TITLES[row], *cells, *map(spread, (within, alone, means))))
+            runs = scale.pretraining(row).get("runs") or []
+            knn = ", ".join(points(run["knn"]) for run in runs) or NOTHING
+            spreads = map(spread, (within, alone, means))
+            lines.append((TITLES[row], *cells, *spreads, knn))
     headings = [f"seed {seed}" for seed in seeds]
     headings += ["within a seed", "of means, expected from it", "of means, found"]
-    return table(("start", *headings), lines)
+    return table(("start", *headings, "kNN of the seeds"), lines)
 
 
 def compared_cells(
