@@ -380,6 +380,13 @@ def seeded(root):
     return write(root, found, name="small-seeds")
 
 
+def retune(file, values):
+    """Give a row other fine-tunings: box AP with all labels by seed."""
+    content = json.loads(file.read_text())
+    content["finetuning"] = [finetuning(100, *both) for both in values.items()]
+    file.write_text(json.dumps(content))
+
+
 def test_several_pretrainings_are_told_from_one(tmp_path):
     root = seeded(tmp_path)
     found = " ".join(text(root).split())
@@ -395,11 +402,8 @@ def test_several_pretrainings_are_told_from_one(tmp_path):
 
 
 def test_a_value_is_the_mean_of_a_pretrainings_fine_tunings(tmp_path):
-    folder = seeded(tmp_path) / "small-seeds"
-    content = json.loads((folder / "mcl.json").read_text())
     values = {0: 0.1, 3: 0.12, 6: 0.14, 1: 0.2, 4: 0.26, 7: 0.2, 2: 0.3, 5: 0.3}
-    content["finetuning"] = [finetuning(100, *both) for both in values.items()]
-    (folder / "mcl.json").write_text(json.dumps(content))
+    retune(seeded(tmp_path) / "small-seeds/mcl.json", values)
     (scale,) = collected.read_scales(tmp_path)
     assert scale.values("mcl") == pytest.approx({0: 0.12, 1: 0.22, 2: 0.3})
     assert scale.compare("mcl", "random").seeds == (0, 1, 2)
@@ -418,14 +422,9 @@ def test_a_value_is_the_mean_of_a_pretrainings_fine_tunings(tmp_path):
 
 def test_rows_are_compared_over_the_fine_tunings_that_both_have(tmp_path):
     folder = seeded(tmp_path) / "small-seeds"
-    content = json.loads((folder / "mcl.json").read_text())
     values = {0: 0.1, 3: 0.4, 6: 0.7, 1: 0.2, 4: 0.5, 7: 0.8, 2: 0.3, 5: 0.6}
-    content["finetuning"] = [finetuning(100, *both) for both in values.items()]
-    (folder / "mcl.json").write_text(json.dumps(content))
-    other = json.loads((folder / "densecl.json").read_text())
-    theirs = {3: 0.2, 6: 0.22, 4: 0.19, 8: 0.9}
-    other["finetuning"] = [finetuning(100, *both) for both in theirs.items()]
-    (folder / "densecl.json").write_text(json.dumps(other))
+    retune(folder / "mcl.json", values)
+    retune(folder / "densecl.json", {3: 0.2, 6: 0.22, 4: 0.19, 8: 0.9})
     (scale,) = collected.read_scales(tmp_path)
     compared = scale.compare("mcl", "densecl")
     assert compared.seeds == (0, 1) and compared.first == pytest.approx((0.55, 0.5))

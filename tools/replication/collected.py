@@ -146,6 +146,11 @@ class Scale(NamedTuple):
         return found | dict(seconds=mean(seconds))
 
 
+def without_key(stage: dict) -> dict:
+    """Figures of a stage. Its key tells of settings, which may differ for one run."""
+    return {name: value for name, value in stage.items() if name != "key"}
+
+
 def read_json(file: Path) -> dict:
     """An object of a json file.
 

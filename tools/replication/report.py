@@ -52,12 +52,11 @@ RULES = (
     "it, and the lowest seed is above the highest of the other row; against the better "
     "of two rows, both have to be run. This rule asks for no significance; the p "
     "values are given beside it. Single fine-tunings behind the seeds may overlap. "
-    "*Above*: the "
-    "interval of the difference is above 0. *At most a share below*: the interval of "
-    "the difference is above a loss of that share. *Within a share*: the means are no "
-    "farther apart, whatever the interval. *Larger with few labels*: the interval of "
-    "the quotient of two ratios is above one. *Mask follows box*: no pair of rows "
-    "differs in box AP one way and in mask AP the other."
+    "*Above*: the interval of the difference is above 0. *At most a share below*: the "
+    "interval of the difference is above a loss of that share. *Within a share*: the "
+    "means are no farther apart, whatever the interval. *Larger with few labels*: the "
+    "interval of the quotient of two ratios is above one. *Mask follows box*: no pair "
+    "of rows differs in box AP one way and in mask AP the other."
 )
 MEASURES = (
     "MCL against the main starts by other figures of the same detections, an "

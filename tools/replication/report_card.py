@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import report_tables as tables
-from collected import Scale
+from collected import Scale, without_key
 from measure import BANK_PER_CUTOUT, NEIGHBOURS
 from mmengine.config import Config
 from titles import TITLES
@@ -259,9 +259,8 @@ def before_tuning(scale: Scale) -> dict[str, float]:
         before = scale.pretraining(row)
         trained = before.get("runs") or [before]
         for part in (*trained, *(before.get("search") or [])):
-            # A key tells of settings, which differ where the run is one.
-            figures = {name: v for name, v in part.items() if name != "key"}
-            found[json.dumps(figures, sort_keys=True)] = part.get("seconds") or 0
+            figures = json.dumps(without_key(part), sort_keys=True)
+            found[figures] = part.get("seconds") or 0
     return found
 
 

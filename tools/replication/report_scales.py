@@ -2,7 +2,7 @@
 
 from math import exp
 
-from collected import Scale
+from collected import Scale, without_key
 from report_tables import MAIN_STARTS
 from spread import CONFIDENCE, Comparison, compare
 from titles import TITLES
@@ -97,9 +97,8 @@ def same_weights(*scales: Scale) -> bool:
 
 
 def runs_of(scale: Scale, row: str) -> list[dict]:
-    """Figures of a row's pre-trainings, without the keys, which tell of settings."""
-    runs = scale.pretraining(row).get("runs") or []
-    return [{k: v for k, v in run.items() if k != "key"} for run in runs]
+    """Figures of a row's pre-trainings."""
+    return [without_key(run) for run in scale.pretraining(row).get("runs") or []]
 
 
 def lead_change(row: str, *scales: Scale) -> list[str]:
