@@ -436,7 +436,7 @@ def test_plan_shares_a_pretraining_and_counts_for_equal_work(study, monkeypatch)
     results["mcl/work"] = dict(gmac_per_image=9.0)
     monkeypatch.setattr(stages.Study, "result", lambda _, stage: results[stage])
     monkeypatch.setattr(plan, "pretrain", lambda *args: args)
-    *_, steps, _, _ = plan.run_pretraining(study, "mocov2-compute", 0, study.work)
+    *_, steps, _, _, _ = plan.run_pretraining(study, "mocov2-compute", 0, 0, study.work)
     assert steps == 3 * rows.full_length(rows.ROWS["mcl"], TINY)
 
 

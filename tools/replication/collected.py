@@ -61,10 +61,8 @@ class Scale(NamedTuple):
     def lengthens(self, other: "Scale") -> bool:
         """Whether this one fine-tunes pre-trainings like another's for more steps."""
         ours, theirs = PLANS[self.name], PLANS[other.name]
-        alike = all(
-            getattr(ours, name) == getattr(theirs, name)
-            for name in ("data", "rates", "pretrainings", "pretraining", "methods")
-        )
+        names = "data", "rates", "pretrainings", "rounds", "pretraining", "methods"
+        alike = all(getattr(ours, name) == getattr(theirs, name) for name in names)
         return alike and ours.pretrainings > 1 and self.steps > other.steps
 
     @property

@@ -88,7 +88,9 @@ def start_stages(study: Study, name: str, seed: int, needs: list[Stage]) -> list
     """Pre-training and export of one seed, each where the row has it."""
     row, owner, stages = ROWS[name], ROWS[name].of or name, []
     if ROWS[owner].config and not row.quarter:
-        stages.append(pretraining_stage(study, owner, seed, needs))
+        for again in range(study.scale.rounds):
+            before = stages[-1:] or needs
+            stages.append(pretraining_stage(study, owner, seed, before, again))
     if ROWS[owner].config and row.transfer == "detector":
         run = partial(run_export, study, name, seed)
         stage = of_seed(study.scale, f"{name}/export", seed)
@@ -96,9 +98,10 @@ def start_stages(study: Study, name: str, seed: int, needs: list[Stage]) -> list
     return stages
 
 
-def of_seed(scale: Scale, stage: str, seed: int) -> str:
+def of_seed(scale: Scale, stage: str, seed: int, again: int = 0) -> str:
     """A stage's name, with its seed where there are several of pre-training."""
-    return f"{stage}-{seed}" if scale.pretrainings > 1 else stage
+    name = f"{stage}-{seed}" if scale.pretrainings > 1 else stage
+    return f"{name}-round-{again + 1}" if again else name
 
 
 def depending(
@@ -162,16 +165,20 @@ def try_rate(study: Study, row: Row, lr: float, steps: int, out: Path) -> dict:
         )
 
 
-def pretraining_stage(study: Study, owner: str, seed: int, needs: list[Stage]) -> Stage:
+def pretraining_stage(
+    study: Study, owner: str, seed: int, needs: list[Stage], again: int
+) -> Stage:
+    """A round of a pre-training."""
     row, scale = ROWS[owner], study.scale
     steps, lr = full_length(row, scale), None  # the search's is not known yet
     if scale.rates:
         lr = scale.rates[row.config]
-    own = describe(pretraining_config(row, scale, lr, steps, seed))
+    own_seed = scale.round_seed(seed, again)
+    own = describe(pretraining_config(row, scale, lr, steps, own_seed))
     # How many steps equal work is, is known when the stages before are done.
     kind = "equal work" if row.like else f"pre-training {row.config}"
-    run = partial(run_pretraining, study, owner, seed)
-    stage = of_seed(scale, f"{owner}/pretrain", seed)
+    run = partial(run_pretraining, study, owner, seed, again)
+    stage = of_seed(scale, f"{owner}/pretrain", seed, again)
     return depending(stage, run, needs, kind, steps, own)
 
 
@@ -208,25 +215,46 @@ def searches(study: Study, owner: str) -> list[dict]:
     return [study.result(name) for name in names]
 
 
-def run_pretraining(study: Study, owner: str, seed: int, out: Path) -> dict:
-    row, steps = ROWS[owner], full_length(ROWS[owner], study.scale)
-    if study.scale.rates:
-        return pretrain(study, row, study.scale.rates[row.config], steps, seed, out)
+def run_pretraining(study: Study, owner: str, seed: int, again: int, out: Path) -> dict:
+    scale, row, start = study.scale, ROWS[owner], None
+    steps = full_length(row, scale)
+    if again:
+        before = of_seed(scale, f"{owner}/pretrain", seed, again - 1)
+        start = study.work / study.result(before)["checkpoint"]
+    own_seed = scale.round_seed(seed, again)
+    if scale.rates:
+        lr = scale.rates[row.config]
+        return pretrain(study, row, lr, steps, own_seed, out, start)
     best = best_search(study, owner)
     if row.like:
         # As many multiply-adds as the other row's whole pre-training.
         other = study.result(f"{row.like}/work")["gmac_per_image"]
-        wanted = full_length(ROWS[row.like], study.scale)
+        wanted = full_length(ROWS[row.like], scale)
         steps = round(wanted * other / best["gmac_per_image"])
-    return pretrain(study, row, best["lr"], steps, seed, out)
+    return pretrain(study, row, best["lr"], steps, own_seed, out, start)
 
 
 def trained(study: Study, name: str, seed: int) -> dict:
-    """The pre-training that a row starts from."""
-    owner = ROWS[name].of or name
+    """The pre-training that a row starts from, its rounds taken together."""
+    owner, scale = ROWS[name].of or name, study.scale
     if ROWS[name].quarter:
         return best_search(study, owner)
-    return study.result(of_seed(study.scale, f"{owner}/pretrain", seed))
+    stages = (of_seed(scale, f"{owner}/pretrain", seed, k) for k in range(scale.rounds))
+    return together([study.result(stage) for stage in stages])
+
+
+def together(rounds: list[dict]) -> dict:
+    """Figures of a pre-training from those of its rounds: what the last one has.
+
+    Steps, images and times are those of all, and the curve goes through them.
+    """
+    whole, curve, steps = dict(rounds[-1], seed=rounds[0]["seed"]), [], 0
+    for found in rounds:
+        curve += [line | dict(step=line["step"] + steps) for line in found["curve"]]
+        steps += found["steps"]
+    for name in ("steps", "images", "seconds", "stage_seconds"):
+        whole[name] = sum(found[name] for found in rounds)
+    return whole | dict(curve=curve)
 
 
 def run_export(study: Study, name: str, seed: int, out: Path) -> dict:

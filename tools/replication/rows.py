@@ -74,6 +74,9 @@ class Scale:
         seeds: of fine-tuning.
         pretrainings: of a row, with the seeds from 0 on; the fine-tunings start from
             them in turn.
+        rounds: of a pre-training, each as long as the row says. One starts from the
+            weights of the round before, the learning rate's schedule begins again (warm
+            restarts, arXiv 1608.03983), and other images and views are drawn.
         rates: learning rate by pre-training config. Where there are some, nothing is
             searched.
         rows: names of those that can be run. With rates, none of a quarter of the
@@ -87,6 +90,7 @@ class Scale:
     finetuning: dict
     seeds: tuple = (0, 1, 2)
     pretrainings: int = 1
+    rounds: int = 1
     rates: dict = field(default_factory=dict)
     rows: tuple = tuple(ROWS)
     evaluations: int = 4
@@ -97,6 +101,10 @@ class Scale:
     def pretraining_seed(self, seed: int) -> int:
         """Of the pre-training that a seed of fine-tuning starts from."""
         return seed % self.pretrainings
+
+    def round_seed(self, seed: int, again: int) -> int:
+        """Of a pre-training's round, where the first has ``again`` 0."""
+        return seed + again * self.pretrainings
 
 
 PIPELINE = "train_dataloader.dataset.dataset.pipeline"
@@ -165,6 +173,15 @@ SCALES = {
         SEEDS,
         finetuning={100: 800},
         rows=("random", "mcl", "mocov2", "densecl"),
+    ),
+    # Whether MCL, whose loss still falls when its schedule ends, gains more by as many
+    # steps again.
+    "small-restart": replace(
+        SEEDS,
+        finetuning={100: 800},
+        seeds=tuple(range(6)),
+        rounds=2,
+        rows=("random", "mcl", "densecl"),
     ),
     # One GPU: a whole ResNet-18, larger pictures, 40 passes over six times the images.
     # Lengths and learning rates were not tried yet.

@@ -140,10 +140,20 @@ def draw_parts(study: Study, log: Path) -> None:
 
 
 def pretrain(
-    study: Study, row: Row, lr: float, steps: int, seed: int, out: Path
+    study: Study,
+    row: Row,
+    lr: float,
+    steps: int,
+    seed: int,
+    out: Path,
+    start: Path | None = None,
 ) -> dict:
-    """Pre-train, or go on where a killed run stopped; then look at the features."""
+    """Pre-train, or go on where a killed run stopped; then look at the features.
+
+    ``start``: the checkpoint whose weights are the first ones.
+    """
     cfg = pretraining_config(row, study.scale, lr, steps, seed)
+    cfg.load_from = None if start is None else str(start)
     config, log = out / "config.py", out / "log.txt"
     config.write_text(cfg.pretty_text)
     words = ["--resume", "auto"] if has_checkpoint(out) else []
