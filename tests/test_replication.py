@@ -269,6 +269,26 @@ def test_small_longer_goes_on_from_the_pretrainings_of_small_seeds():
     assert not {ours[n] for n in set(ours) - trained} & set(theirs.values())
 
 
+def test_small_restart_goes_on_from_small_longer():
+    """First rounds, their data and the random start's fine-tunings are the same."""
+    names = rows.SCALES["small-restart"].rows
+    ours, theirs = (
+        {
+            s.name: s.key
+            for s in plan.plan(
+                stages.Study(rows.SCALES[scale], Path("/x")), names, Path("/")
+            )
+        }
+        for scale in ("small-restart", "small-longer")
+    )
+    alike = {name for name in ours if ours[name] == theirs.get(name)}
+    first = {n for n in ours if "/pretrain-" in n and not n.endswith("-round-2")}
+    random = {n for n in ours if n.startswith("random/")}
+    assert alike == {"prepare"} | first | random
+    assert len(first) == 9 and len(random) == 9
+    assert set(ours) - set(theirs) == {f"{name}-round-2" for name in first}
+
+
 def keys(scale, *names) -> list[str]:
     study = stages.Study(scale, Path("/nowhere"))
     return [plan.fingerprint(study, name) for name in names]
@@ -495,11 +515,12 @@ def test_more_seeds_keep_what_is_done_where_no_labels_are_drawn():
 def test_results_of_several_pretrainings_keep_each(tmp_path, monkeypatch):
     study, asked = stages.Study(SEEDED, tmp_path), []
 
-    def train(study, row, lr, steps, seed, out):
-        asked.append((lr, steps, seed))
+    def train(study, row, lr, steps, seed, out, start):
+        asked.append((lr, steps, seed, start))
         run = dict(seed=seed, knn=0.1 + seed, seconds=5.0, curve=[], lr=lr)
         return run | dict(
             steps=steps,
+            images=8 * steps,
             checkpoint=study.named(out / f"{seed}.pth"),
             config="x/mcl.py",
         )
@@ -518,7 +539,7 @@ def test_results_of_several_pretrainings_keep_each(tmp_path, monkeypatch):
     (study.folder("prepare") / "done.json").write_text(json.dumps(dict(key=key)))
     both = ["mcl", "mcl-backbone"]
     schedule.run_stages(study, plan.plan(study, both, Path("/")), 1)
-    assert asked == [(0.02, 8, 0), (0.02, 8, 1)]
+    assert asked == [(0.02, 8, 0, None), (0.02, 8, 1, None)]
     row = plan.row_result(study, "mcl-backbone")
     assert [run["seed"] for run in row["finetuning"]] == [0, 1, 2, 3]
     for seed, run in enumerate(row["finetuning"]):
@@ -530,6 +551,49 @@ def test_results_of_several_pretrainings_keep_each(tmp_path, monkeypatch):
     assert (before["lr"], before["steps"]) == (0.02, 8) and "knn" not in before
     assert [(r["seed"], r["knn"]) for r in before["runs"]] == [(0, 0.1), (1, 1.1)]
     assert "checkpoint" not in json.dumps(before)
+
+
+RESTARTED = replace(SEEDED, rounds=2, rates={"mcl.py": 0.0})
+
+
+def test_a_round_waits_for_the_one_before(tmp_path):
+    study = stages.Study(RESTARTED, tmp_path)
+    found = {s.name: s for s in plan.row_stages(study, "mcl")}
+    for k in (0, 1):
+        first, second = f"mcl/pretrain-{k}", f"mcl/pretrain-{k}-round-2"
+        assert found[second].needs == (first,)
+        assert found[f"mcl/export-{k}"].needs == (second,)
+    other = stages.Study(replace(RESTARTED, rounds=3), tmp_path)
+    more = {s.name: s for s in plan.row_stages(other, "mcl")}
+    assert more["mcl/pretrain-1-round-3"].needs == ("mcl/pretrain-1-round-2",)
+    trained = [s for name, s in more.items() if "/pretrain-" in name]
+    assert len({s.key for s in trained}) == len(trained) == 6
+
+
+def test_a_round_starts_from_the_weights_of_the_one_before(prepared, monkeypatch):
+    """At a rate of 0 they stay as they are, though another seed would draw others."""
+    monkeypatch.setenv(rows.DATA_VARIABLE, f"{prepared}/data/")
+    study = stages.Study(RESTARTED, prepared, threads=2)
+    wanted = ["mcl/pretrain-1", "mcl/pretrain-1-round-2"]
+    found = [s for s in plan.row_stages(study, "mcl") if s.name in wanted]
+    schedule.run_stages(study, found, 1)
+    runs = [study.result(name) for name in wanted]
+    assert [run["seed"] for run in runs] == [1, 3]
+    weights = [
+        torch.load(prepared / run["checkpoint"], weights_only=False)["state_dict"]
+        for run in runs
+    ]
+    trained = [n for n in weights[0] if n.endswith("weight") and "running" not in n]
+    assert len(trained) > 40
+    assert all(torch.equal(*(w[name] for w in weights)) for name in trained)
+    images = [run["curve"][0]["loss"] for run in runs]
+    assert images[0] != images[1]
+    whole = plan.trained(study, "mcl", 1)
+    assert (whole["steps"], whole["images"], whole["seed"]) == (16, 128, 1)
+    assert [line["step"] for line in whole["curve"]] == list(range(1, 17))
+    assert whole["seconds"] == sum(run["seconds"] for run in runs)
+    assert whole["knn"] == runs[1]["knn"]
+    assert whole["checkpoint"] == runs[1]["checkpoint"]
 
 
 def test_rows_of_another_scale_are_refused(monkeypatch):

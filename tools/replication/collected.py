@@ -58,12 +58,26 @@ class Scale(NamedTuple):
         """Whether another scale has the same data set."""
         return PLANS[self.name].data == PLANS[other.name].data
 
+    @property
+    def rounds(self) -> int:
+        """Of a pre-training."""
+        return PLANS[self.name].rounds
+
     def lengthens(self, other: "Scale") -> bool:
         """Whether this one fine-tunes pre-trainings like another's for more steps."""
+        alike = self._alike(other) and self.rounds == other.rounds
+        return alike and self.pretrainings > 1 and self.steps > other.steps
+
+    def repeats(self, other: "Scale") -> bool:
+        """Whether this one goes on with another's pre-trainings, fine-tuned alike."""
+        alike = self._alike(other) and self.steps == other.steps
+        return alike and self.rounds > other.rounds
+
+    def _alike(self, other: "Scale") -> bool:
+        """Whether a round of pre-training is one of another scale's."""
         ours, theirs = PLANS[self.name], PLANS[other.name]
-        names = "data", "rates", "pretrainings", "rounds", "pretraining", "methods"
-        alike = all(getattr(ours, name) == getattr(theirs, name) for name in names)
-        return alike and ours.pretrainings > 1 and self.steps > other.steps
+        names = "data", "rates", "pretrainings", "pretraining", "methods"
+        return all(getattr(ours, name) == getattr(theirs, name) for name in names)
 
     @property
     def steps(self) -> int:

@@ -60,6 +60,8 @@ GIVEN_RATES = {
     "have MCL's rate, though their own searches took lower ones: where MCL is ahead of "
     "them, the reason may be a rate that suits them less.",
     "small-longer": "There was no search. The rates are those of `small-seeds`.",
+    "small-restart": "There was no search. The rates of both rounds are those of "
+    "`small-seeds`.",
 }
 MOVED = (
     "MoCo v2's rates were moved lower by hand, after an earlier search had ended at "
@@ -76,6 +78,12 @@ PURPOSES = {
     "small-longer": "This scale asks whether MCL's lead is one of short fine-tunings "
     "alone. Its pre-trainings have the settings of those of `small-seeds`, and as many "
     "fine-tunings, of twice the steps.",
+    "small-restart": "This scale asks whether more pre-training does more for MCL than "
+    "for DenseCL: MCL's loss still falls when its schedule ends. A pre-training is one "
+    "of `small-seeds` and a second round of as many steps: it starts from those "
+    "weights, the schedule of the learning rate begins again (warm restarts, arXiv "
+    "1608.03983), and other images and views are drawn. Fine-tunings are as long as "
+    "those of `small-longer`.",
 }
 CHOSEN_BY_HAND = ("small",)
 VIEWS = (
@@ -282,7 +290,7 @@ def protocol(scale: Scale, scales: list[Scale]) -> list[str]:
     """Paragraphs on data, pre-training and fine-tuning."""
     own = [
         *data(scale, scales),
-        paragraph(pretrainings(scale)),
+        paragraph(f"{pretrainings(scale)} {rounds(scale)}"),
         tables.lengths(scale),
         tables.tunings(scale),
     ]
@@ -328,6 +336,17 @@ def purpose(scale: Scale) -> list[str]:
 def pretrainings(scale: Scale) -> str:
     """What the spread of the seeds holds."""
     return PRETRAININGS if scale.pretrainings > 1 else ONE_PRETRAINING
+
+
+def rounds(scale: Scale) -> str:
+    """What steps, images and seeds mean of several rounds; empty of one."""
+    if scale.rounds == 1:
+        return ""
+    return (
+        f"Steps, images and seconds of a pre-training are those of its {scale.rounds} "
+        "rounds. Seeds are those of the first round; the next has each one's number "
+        f"and {scale.pretrainings}."
+    )
 
 
 def within(scale: Scale) -> list[str]:

@@ -14,6 +14,7 @@ from wording import (
     paragraph,
     percent,
     plain,
+    points,
     signed,
     table,
     times,
@@ -24,7 +25,11 @@ SAME_WEIGHTS = "The weights of `{name}`, fine-tuned for longer."
 OTHER_WEIGHTS = (
     "Other pre-trainings with the settings of `{name}`, fine-tuned for longer."
 )
-LONGER = (
+ROUNDS = (
+    "The second round starts from the weights of `{name}`, so a seed is compared with "
+    "itself, over the fine-tunings that both have."
+)
+LEADS = (
     "Ratios and differences are MCL's against the other start, over the fine-tunings "
     "that all have. The quotient of the two ratios, below one where the later is "
     "smaller, is of geometric means, with the t interval and the p values of its "
@@ -48,9 +53,9 @@ def elsewhere(scale: Scale, scales: list[Scale]) -> str:
         if ratios:
             mcl = with_spread(list(other.values("mcl").values()))
             parts.append(
-                f"In `{other.name}`, over {other.pretrainings} pre-trainings a row and "
-                f"with {other.steps} steps of fine-tuning, MCL's box AP is {mcl}, "
-                f"{listed(ratios)}."
+                f"In `{other.name}`, over {other.pretrainings} pre-trainings a row of "
+                f"{trained_steps(other)} steps and with {other.steps} steps of "
+                f"fine-tuning, MCL's box AP is {mcl}, {listed(ratios)}."
             )
     return " ".join(parts)
 
@@ -61,33 +66,101 @@ def ratio(compared: Comparison) -> str:
     return times(compared.ratio) + (f" ({bounds(ends, times)})" if ends else "")
 
 
+def trained_steps(scale: Scale) -> str:
+    """How long MCL was pre-trained."""
+    return plain(scale.pretraining("mcl").get("steps"), ",")
+
+
 def longer_section(scale: Scale, scales: list[Scale]) -> list[str]:
     """The section on longer fine-tunings of another scale's pre-trainings."""
     before = next((other for other in scales if scale.lengthens(other)), None)
     if before is None:
         return []
-    found = (lead_change(row, before, scale) for row in MAIN_STARTS)
+    leads = lead_changes(before, scale, [f"{s.steps} steps" for s in (before, scale)])
+    if not leads:
+        return []
+    weights = SAME_WEIGHTS if same_weights(before, scale) else OTHER_WEIGHTS
+    return [
+        "### What longer fine-tuning changes",
+        paragraph(f"{weights.format(name=before.name)} {LEADS}"),
+        *leads,
+        *map(paragraph, instead_of_pretraining(before, scale)),
+    ]
+
+
+def rounds_section(scale: Scale, scales: list[Scale]) -> list[str]:
+    """The section on further rounds of another scale's pre-trainings."""
+    before = next((other for other in scales if scale.repeats(other)), None)
+    if before is None:
+        return []
+    rows = [row for row in MAIN_STARTS[1:] if row in scale.rows]
+    found = (round_change(row, before, scale) for row in ("mcl", *rows))
     lines = [line for line in found if line]
     if not lines:
         return []
-    weights = SAME_WEIGHTS if same_weights(before, scale) else OTHER_WEIGHTS
-    steps = [f"{s.steps} steps" for s in (before, scale)]
+    steps = [f"{trained_steps(s)} steps" for s in (before, scale)]
+    headings = (
+        "start",
+        *(f"box AP, {words}" for words in steps),
+        "difference",
+        f"{percent(CONFIDENCE)} interval",
+        "p",
+        "p, unpaired",
+        "ratio",
+        "interval of the ratio",
+        *(f"kNN of the seeds, {words}" for words in steps),
+    )
+    leads = lead_changes(before, scale, steps)
+    return [
+        "### What a second round of pre-training changes",
+        paragraph(ROUNDS.format(name=before.name)),
+        table(headings, lines),
+        *([paragraph(LEADS), *leads] if leads else []),
+    ]
+
+
+def round_change(row: str, before: Scale, after: Scale) -> list[str]:
+    """What further rounds do for a row, as a line; empty of fewer than two seeds."""
+    common = before.tuning_seeds(row) & after.tuning_seeds(row)
+    compared = compare(*(s.values(row, among=common) for s in (after, before)))
+    if not compared.enough:
+        return []
+    votes = [
+        ", ".join(points(run["knn"]) for run in runs_of(s, row))
+        for s in (before, after)
+    ]
+    return [
+        TITLES[row],
+        with_spread(compared.second),
+        with_spread(compared.first),
+        signed(compared.difference),
+        bounds(compared.interval),
+        p_value(compared.p),
+        p_value(compared.unpaired_p),
+        times(compared.ratio),
+        bounds(compared.ratio_interval, times),
+        *votes,
+    ]
+
+
+def lead_changes(before: Scale, after: Scale, words: list[str]) -> list[str]:
+    """How MCL's leads change, as a table; empty where nothing can be said.
+
+    ``words``: what tells the two scales apart.
+    """
+    found = (lead_change(row, before, after) for row in MAIN_STARTS)
+    lines = [line for line in found if line]
     headings = (
         "MCL against",
-        *(f"ratio, {words}" for words in steps),
+        *(f"ratio, {each}" for each in words),
         "quotient of the ratios",
         f"{percent(CONFIDENCE)} interval",
         "p",
         "p, unpaired",
-        *(f"difference, {words}" for words in steps),
+        *(f"difference, {each}" for each in words),
         "pre-trainings",
     )
-    return [
-        "### What longer fine-tuning changes",
-        paragraph(f"{weights.format(name=before.name)} {LONGER}"),
-        table(headings, lines),
-        *map(paragraph, instead_of_pretraining(before, scale)),
-    ]
+    return [table(headings, lines)] if lines else []
 
 
 def same_weights(*scales: Scale) -> bool:
@@ -133,11 +206,10 @@ def instead_of_pretraining(before: Scale, after: Scale) -> list[str]:
         return []
     p = compared.unpaired_p
     shown = "" if p is None else f", unpaired p {equals(p_value(p))}"
-    steps = plain(before.pretraining("mcl").get("steps"), ",")
     random, mcl = map(with_spread, (compared.first, compared.second))
     return [
         f"From the random start {after.steps} steps lead to {random} box AP, from "
         f"MCL's weights {before.steps} steps to {mcl} (difference "
-        f"{signed(compared.difference)}{shown}), after {steps} steps of pre-training. "
-        "The seconds of all are under Cost."
+        f"{signed(compared.difference)}{shown}), after {trained_steps(before)} steps "
+        "of pre-training. The seconds of all are under Cost."
     ]

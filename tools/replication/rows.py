@@ -179,9 +179,8 @@ SCALES = {
     "small-restart": replace(
         SEEDS,
         finetuning={100: 800},
-        seeds=tuple(range(6)),
         rounds=2,
-        rows=("random", "mcl", "densecl"),
+        rows=("random", "mcl", "mocov2", "densecl"),
     ),
     # One GPU: a whole ResNet-18, larger pictures, 40 passes over six times the images.
     # Lengths and learning rates were not tried yet.
