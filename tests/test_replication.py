@@ -285,7 +285,7 @@ def test_small_restart_goes_on_from_small_longer():
     first = {n for n in ours if "/pretrain-" in n and not n.endswith("-round-2")}
     random = {n for n in ours if n.startswith("random/")}
     assert alike == {"prepare"} | first | random
-    assert len(first) == 9 and len(random) == 9
+    assert len(first) == 9 and len(random) == 6
     assert set(ours) - set(theirs) == {f"{name}-round-2" for name in first}
 
 
@@ -589,6 +589,9 @@ def test_a_round_starts_from_the_weights_of_the_one_before(prepared, monkeypatch
     images = [run["curve"][0]["loss"] for run in runs]
     assert images[0] != images[1]
     whole = plan.trained(study, "mcl", 1)
+    (before,) = whole["earlier"]
+    assert (before["seed"], before["knn"]) == (1, runs[0]["knn"])
+    assert "checkpoint" not in before
     assert (whole["steps"], whole["images"], whole["seed"]) == (16, 128, 1)
     assert [line["step"] for line in whole["curve"]] == list(range(1, 17))
     assert whole["seconds"] == sum(run["seconds"] for run in runs)

@@ -38,6 +38,8 @@ from .stages import (
 PREPARE = "prepare"
 # Raise when the same settings would give other figures.
 FORMAT = 1
+# What each of several pre-trainings, or rounds of one, has for itself.
+OWN_FIGURES = ("seed", "knn", "seconds", "curve", "key", "stage_seconds")
 
 
 def plan(study: Study, names: list[str], root: Path) -> list[Stage]:
@@ -248,13 +250,20 @@ def together(rounds: list[dict]) -> dict:
 
     Steps, images and times are those of all, and the curve goes through them.
     """
+    if len(rounds) == 1:
+        return rounds[0]
     whole, curve, steps = dict(rounds[-1], seed=rounds[0]["seed"]), [], 0
     for found in rounds:
         curve += [line | dict(step=line["step"] + steps) for line in found["curve"]]
         steps += found["steps"]
     for name in ("steps", "images", "seconds", "stage_seconds"):
         whole[name] = sum(found[name] for found in rounds)
-    return whole | dict(curve=curve)
+    return whole | dict(curve=curve, earlier=[own_figures(r) for r in rounds[:-1]])
+
+
+def own_figures(run: dict) -> dict:
+    """What a pre-training, or a round of one, does not share with others of its row."""
+    return {name: run[name] for name in (*OWN_FIGURES, "earlier") if name in run}
 
 
 def run_export(study: Study, name: str, seed: int, out: Path) -> dict:
@@ -300,9 +309,9 @@ def pretraining_result(study: Study, name: str) -> dict | None:
         run.pop("checkpoint")
     kept = made[0]
     if len(made) > 1:
-        own = ("seed", "knn", "seconds", "curve", "key", "stage_seconds")
-        kept = {key: value for key, value in kept.items() if key not in own}
-        kept["runs"] = [{key: run[key] for key in own} for run in made]
+        alone = own_figures(kept)
+        kept = {key: value for key, value in kept.items() if key not in alone}
+        kept["runs"] = [own_figures(run) for run in made]
     if scale.rates:
         return kept
     keys = ("lr", "steps", "knn", "seconds", "stage_seconds")

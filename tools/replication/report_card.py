@@ -247,41 +247,49 @@ def cost(scale: Scale, scales: list[Scale]) -> list[str]:
 
 
 def hours(scale: Scale) -> float:
-    """What all rows took: searches, pre-trainings and fine-tunings.
+    """What all rows took: searches, pre-trainings and fine-tunings."""
+    return sum(trainings(scale).values()) / 3600
+
+
+def trainings(scale: Scale) -> dict[str, float]:
+    """Seconds of every training by its figures.
 
     Rows may share a search or a pre-training (a part of its weights is transferred),
     and then their files agree in it.
     """
-    own = sum(
-        run.get("seconds") or 0
-        for content in scale.rows.values()
-        for run in content.get("finetuning", [])
-    )
-    return (own + sum(before_tuning(scale).values())) / 3600
-
-
-def before_tuning(scale: Scale) -> dict[str, float]:
-    """Seconds of every search's trial and pre-training, by its figures."""
     found = {}
-    for row in scale.rows:
+    for row, content in scale.rows.items():
         before = scale.pretraining(row)
-        trained = before.get("runs") or [before]
+        trained = [r for run in before.get("runs") or [before] for r in rounds_of(run)]
         for part in (*trained, *(before.get("search") or [])):
-            figures = json.dumps(without_key(part), sort_keys=True)
-            found[figures] = part.get("seconds") or 0
+            found[figures(part)] = part.get("seconds") or 0
+        for run in content.get("finetuning", []):
+            found[f"{row} {figures(run)}"] = run.get("seconds") or 0
     return found
 
 
+def figures(training: dict) -> str:
+    """What tells a training from others."""
+    return json.dumps(without_key(training), sort_keys=True)
+
+
+def rounds_of(run: dict) -> list[dict]:
+    """The rounds of a pre-training, of which the last has what the others leave."""
+    earlier = run.get("earlier") or []
+    before = sum(found.get("seconds") or 0 for found in earlier)
+    return [*earlier, run | dict(seconds=(run.get("seconds") or 0) - before)]
+
+
 def counted_before(scale: Scale, scales: list[Scale]) -> str:
-    """Hours of pre-trainings that an earlier scale has; empty of none."""
-    own, parts = before_tuning(scale), []
+    """Hours of trainings that an earlier scale has; empty of none."""
+    own, parts = trainings(scale), []
     for other in scales[: scales.index(scale)]:
-        theirs = before_tuning(other)
-        common = sum(seconds for figures, seconds in own.items() if figures in theirs)
+        theirs = trainings(other)
+        common = sum(seconds for name, seconds in own.items() if name in theirs)
         if common:
             parts.append(
-                f" Of these hours {common / 3600:.1f} are those of pre-trainings that "
-                f"are counted in `{other.name}`, too."
+                f" Of these hours {common / 3600:.1f} are those of trainings that are "
+                f"counted in `{other.name}`, too."
             )
     return "".join(parts)
 

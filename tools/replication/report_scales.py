@@ -25,9 +25,13 @@ SAME_WEIGHTS = "The weights of `{name}`, fine-tuned for longer."
 OTHER_WEIGHTS = (
     "Other pre-trainings with the settings of `{name}`, fine-tuned for longer."
 )
-ROUNDS = (
+OWN_ROUNDS = (
     "The second round starts from the weights of `{name}`, so a seed is compared with "
     "itself, over the fine-tunings that both have."
+)
+OTHER_ROUNDS = (
+    "The first rounds are other pre-trainings than those of `{name}`, with the same "
+    "settings and seeds; compared are the fine-tunings that both have."
 )
 LEADS = (
     "Ratios and differences are MCL's against the other start, over the fine-tunings "
@@ -111,9 +115,10 @@ def rounds_section(scale: Scale, scales: list[Scale]) -> list[str]:
         *(f"kNN of the seeds, {words}" for words in steps),
     )
     leads = lead_changes(before, scale, steps)
+    origin = OWN_ROUNDS if goes_on(before, scale) else OTHER_ROUNDS
     return [
         "### What a second round of pre-training changes",
-        paragraph(ROUNDS.format(name=before.name)),
+        paragraph(origin.format(name=before.name)),
         table(headings, lines),
         *([paragraph(LEADS), *leads] if leads else []),
     ]
@@ -172,6 +177,16 @@ def same_weights(*scales: Scale) -> bool:
 def runs_of(scale: Scale, row: str) -> list[dict]:
     """Figures of a row's pre-trainings."""
     return [without_key(run) for run in scale.pretraining(row).get("runs") or []]
+
+
+def goes_on(before: Scale, after: Scale) -> bool:
+    """Whether the first rounds of ``after`` are the pre-trainings of ``before``."""
+    rows = (row for row in before.rows if row in after.rows)
+    return all(
+        [without_key((run.get("earlier") or [{}])[0]) for run in runs_of(after, row)]
+        == runs_of(before, row)
+        for row in rows
+    )
 
 
 def lead_change(row: str, *scales: Scale) -> list[str]:

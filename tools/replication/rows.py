@@ -179,6 +179,7 @@ SCALES = {
     "small-restart": replace(
         SEEDS,
         finetuning={100: 800},
+        seeds=tuple(range(6)),
         rounds=2,
         rows=("random", "mcl", "mocov2", "densecl"),
     ),
