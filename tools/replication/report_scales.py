@@ -1,5 +1,6 @@
 """What the scales of the document say together."""
 
+from collections.abc import Iterator
 from math import exp
 
 from collected import Scale, without_key
@@ -14,7 +15,6 @@ from wording import (
     paragraph,
     percent,
     plain,
-    points,
     signed,
     table,
     times,
@@ -25,6 +25,7 @@ SAME_WEIGHTS = "The weights of `{name}`, fine-tuned for longer."
 OTHER_WEIGHTS = (
     "Other pre-trainings with the settings of `{name}`, fine-tuned for longer."
 )
+ROUND_FIGURES = (("bbox", "box AP"), ("bbox_agnostic", "class-agnostic box AP"))
 OWN_ROUNDS = (
     "The second round starts from the weights of `{name}`, so a seed is compared with "
     "itself, over the fine-tunings that both have."
@@ -98,21 +99,21 @@ def rounds_section(scale: Scale, scales: list[Scale]) -> list[str]:
     if before is None:
         return []
     rows = [row for row in MAIN_STARTS[1:] if row in scale.rows]
-    found = (round_change(row, before, scale) for row in ("mcl", *rows))
-    lines = [line for line in found if line]
+    lines = [li for r in ("mcl", *rows) for li in round_changes(r, before, scale)]
     if not lines:
         return []
     steps = [f"{trained_steps(s)} steps" for s in (before, scale)]
     headings = (
         "start",
-        *(f"box AP, {words}" for words in steps),
+        "by",
+        *steps,
         "difference",
         f"{percent(CONFIDENCE)} interval",
         "p",
         "p, unpaired",
         "ratio",
         "interval of the ratio",
-        *(f"kNN of the seeds, {words}" for words in steps),
+        "seeds",
     )
     leads = lead_changes(before, scale, steps)
     origin = OWN_ROUNDS if goes_on(before, scale) else OTHER_ROUNDS
@@ -124,28 +125,36 @@ def rounds_section(scale: Scale, scales: list[Scale]) -> list[str]:
     ]
 
 
-def round_change(row: str, before: Scale, after: Scale) -> list[str]:
-    """What further rounds do for a row, as a line; empty of fewer than two seeds."""
+def round_changes(row: str, before: Scale, after: Scale) -> Iterator[list[str]]:
+    """What further rounds do for a row, a line for each figure of two seeds or more."""
     common = before.tuning_seeds(row) & after.tuning_seeds(row)
-    compared = compare(*(s.values(row, among=common) for s in (after, before)))
-    if not compared.enough:
-        return []
-    votes = [
-        ", ".join(points(run["knn"]) for run in runs_of(s, row))
-        for s in (before, after)
+    scales = after, before
+    found = [
+        (title, [s.values(row, figure=name, among=common) for s in scales])
+        for name, title in ROUND_FIGURES
     ]
-    return [
-        TITLES[row],
-        with_spread(compared.second),
-        with_spread(compared.first),
-        signed(compared.difference),
-        bounds(compared.interval),
-        p_value(compared.p),
-        p_value(compared.unpaired_p),
-        times(compared.ratio),
-        bounds(compared.ratio_interval, times),
-        *votes,
-    ]
+    found.append(("kNN", [votes(s, row) for s in scales]))
+    for title, pair in found:
+        compared = compare(*pair)
+        if compared.enough:
+            yield [
+                TITLES[row],
+                title,
+                with_spread(compared.second),
+                with_spread(compared.first),
+                signed(compared.difference),
+                bounds(compared.interval),
+                p_value(compared.p),
+                p_value(compared.unpaired_p),
+                times(compared.ratio),
+                bounds(compared.ratio_interval, times),
+                str(len(compared.seeds)),
+            ]
+
+
+def votes(scale: Scale, row: str) -> dict[int, float]:
+    """The kNN of a row's pre-trainings by seed."""
+    return {run["seed"]: run["knn"] for run in runs_of(scale, row)}
 
 
 def lead_changes(before: Scale, after: Scale, words: list[str]) -> list[str]:
