@@ -34,6 +34,10 @@ OTHER_ROUNDS = (
     "The first rounds are other pre-trainings than those of `{name}`, with the same "
     "settings and seeds; compared are the fine-tunings that both have."
 )
+AFTERTHOUGHT = (
+    "Class-agnostic AP and kNN are an afterthought: they were put here when MCL's "
+    "figures were known."
+)
 LEADS = (
     "Ratios and differences are MCL's against the other start, over the fine-tunings "
     "that all have. The quotient of the two ratios, below one where the later is "
@@ -98,8 +102,8 @@ def rounds_section(scale: Scale, scales: list[Scale]) -> list[str]:
     before = next((other for other in scales if scale.repeats(other)), None)
     if before is None:
         return []
-    rows = [row for row in MAIN_STARTS[1:] if row in scale.rows]
-    lines = [li for r in ("mcl", *rows) for li in round_changes(r, before, scale)]
+    rows = "mcl", *MAIN_STARTS[1:]
+    lines = [line for row in rows for line in round_changes(row, before, scale)]
     if not lines:
         return []
     steps = [f"{trained_steps(s)} steps" for s in (before, scale)]
@@ -119,7 +123,7 @@ def rounds_section(scale: Scale, scales: list[Scale]) -> list[str]:
     origin = OWN_ROUNDS if goes_on(before, scale) else OTHER_ROUNDS
     return [
         "### What a second round of pre-training changes",
-        paragraph(origin.format(name=before.name)),
+        paragraph(f"{origin.format(name=before.name)} {AFTERTHOUGHT}"),
         table(headings, lines),
         *([paragraph(LEADS), *leads] if leads else []),
     ]
