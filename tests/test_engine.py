@@ -33,13 +33,13 @@ class Toy(nn.Module):
         self.target.update(self.online, nn.Identity(), total_steps)
 
 
-def runner_for(model, wrapper, max_iters, accumulation=1, interval=-1):
+def runner_for(model, wrapper, max_iters, accumulation=1, interval=-1, done=0):
     cfg = ConfigDict(
         optim_wrapper=dict(accumulative_counts=accumulation),
         default_hooks=dict(checkpoint=dict(by_epoch=False, interval=interval)),
     )
     return SimpleNamespace(
-        model=model, optim_wrapper=wrapper, max_iters=max_iters, cfg=cfg
+        model=model, optim_wrapper=wrapper, max_iters=max_iters, cfg=cfg, iter=done
     )
 
 
@@ -69,6 +69,22 @@ def test_target_follows_the_formula_under_accumulation():
             kept = (0.99, 0.9914644660940673, 0.995)[iteration // 2]
             expected = kept * expected + (1 - kept) * model.online.weight.detach()
         torch.testing.assert_close(model.target.backbone.weight, expected)
+
+
+@pytest.mark.parametrize("done, weight", [(0, 0.01), (3, 0.005)])
+def test_a_loaded_schedule_goes_on_only_where_the_run_is_resumed(done, weight):
+    """Of 6 steps 3 were made: half a cosine falls to half there."""
+    trained, model = Toy(), Toy()
+    trained.target.step.fill_(3)
+    model.load_state_dict(trained.state_dict())
+    optimizer = torch.optim.SGD(model.online.parameters(), lr=0.1)
+    wrapper = OptimWrapper(optimizer)
+    TargetUpdateHook().before_train(runner_for(model, wrapper, 6, done=done))
+    before = model.target.backbone.weight.clone()
+    wrapper.update_params(model.online(torch.ones(4, 2)).sum())
+    expected = before.lerp(model.online.weight.detach(), weight)
+    torch.testing.assert_close(model.target.backbone.weight, expected)
+    assert model.target.step == done + 1
 
 
 def test_a_step_that_the_loss_scaler_skips_does_not_count():

@@ -29,7 +29,9 @@ class TargetUpdateHook(Hook):
     """Move the target network after each step that the optimizer really takes.
 
     Forward passes that only accumulate gradients do not count, nor do steps that
-    a loss scaler skips: the optimizer itself calls back.
+    a loss scaler skips: the optimizer itself calls back. A run that starts from
+    the weights of another (``load_from``) begins the averaging schedule anew, one
+    that is resumed goes on with it.
 
     Args:
         total_steps: K of the averaging schedule, optimizer steps of the whole
@@ -44,6 +46,9 @@ class TargetUpdateHook(Hook):
         total = self.total_steps or -(-runner.max_iters // counts)
         _check_checkpoint_interval(runner, counts)
         model = unwrap(runner.model)
+        if runner.iter == 0:
+            # Weights that load_from took of a finished run bring its step along.
+            model.target.restart()
 
         def update(*_) -> None:
             model.update_target(total)

@@ -52,6 +52,10 @@ class TargetNetwork(nn.Module):
         """Copy the online weights and start the schedule anew."""
         self.backbone.load_state_dict(backbone.state_dict())
         self.neck.load_state_dict(neck.state_dict())
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the schedule anew, from the weights as they are."""
         self.step.zero_()
         self._steps = 0
 
