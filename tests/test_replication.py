@@ -270,7 +270,7 @@ def test_small_longer_goes_on_from_the_pretrainings_of_small_seeds():
 
 
 def test_small_restart_goes_on_from_small_longer():
-    """First rounds, their data and the random start's fine-tunings are the same."""
+    """First cycles, their data and the random start's fine-tunings are the same."""
     names = rows.SCALES["small-restart"].rows
     ours, theirs = (
         {
@@ -282,11 +282,11 @@ def test_small_restart_goes_on_from_small_longer():
         for scale in ("small-restart", "small-longer")
     )
     alike = {name for name in ours if ours[name] == theirs.get(name)}
-    first = {n for n in ours if "/pretrain-" in n and not n.endswith("-round-2")}
+    first = {n for n in ours if "/pretrain-" in n and not n.endswith("-cycle-2")}
     random = {n for n in ours if n.startswith("random/")}
     assert alike == {"prepare"} | first | random
     assert len(first) == 9 and len(random) == 6
-    assert set(ours) - set(theirs) == {f"{name}-round-2" for name in first}
+    assert set(ours) - set(theirs) == {f"{name}-cycle-2" for name in first}
 
 
 def keys(scale, *names) -> list[str]:
@@ -553,28 +553,28 @@ def test_results_of_several_pretrainings_keep_each(tmp_path, monkeypatch):
     assert "checkpoint" not in json.dumps(before)
 
 
-RESTARTED = replace(SEEDED, rounds=2, rates={"mcl.py": 0.0})
+RESTARTED = replace(SEEDED, cycles=2, rates={"mcl.py": 0.0})
 
 
-def test_a_round_waits_for_the_one_before(tmp_path):
+def test_a_cycle_waits_for_the_one_before(tmp_path):
     study = stages.Study(RESTARTED, tmp_path)
     found = {s.name: s for s in plan.row_stages(study, "mcl")}
     for k in (0, 1):
-        first, second = f"mcl/pretrain-{k}", f"mcl/pretrain-{k}-round-2"
+        first, second = f"mcl/pretrain-{k}", f"mcl/pretrain-{k}-cycle-2"
         assert found[second].needs == (first,)
         assert found[f"mcl/export-{k}"].needs == (second,)
-    other = stages.Study(replace(RESTARTED, rounds=3), tmp_path)
+    other = stages.Study(replace(RESTARTED, cycles=3), tmp_path)
     more = {s.name: s for s in plan.row_stages(other, "mcl")}
-    assert more["mcl/pretrain-1-round-3"].needs == ("mcl/pretrain-1-round-2",)
+    assert more["mcl/pretrain-1-cycle-3"].needs == ("mcl/pretrain-1-cycle-2",)
     trained = [s for name, s in more.items() if "/pretrain-" in name]
     assert len({s.key for s in trained}) == len(trained) == 6
 
 
-def test_a_round_starts_from_the_weights_of_the_one_before(prepared, monkeypatch):
+def test_a_cycle_starts_from_the_weights_of_the_one_before(prepared, monkeypatch):
     """At a rate of 0 they stay as they are, though another seed would draw others."""
     monkeypatch.setenv(rows.DATA_VARIABLE, f"{prepared}/data/")
     study = stages.Study(RESTARTED, prepared, threads=2)
-    wanted = ["mcl/pretrain-1", "mcl/pretrain-1-round-2"]
+    wanted = ["mcl/pretrain-1", "mcl/pretrain-1-cycle-2"]
     found = [s for s in plan.row_stages(study, "mcl") if s.name in wanted]
     schedule.run_stages(study, found, 1)
     runs = [study.result(name) for name in wanted]
@@ -598,6 +598,30 @@ def test_a_round_starts_from_the_weights_of_the_one_before(prepared, monkeypatch
     assert whole["seconds"] == sum(run["seconds"] for run in runs)
     assert whole["knn"] == runs[1]["knn"]
     assert whole["checkpoint"] == runs[1]["checkpoint"]
+
+
+def test_a_cycle_that_was_killed_goes_on_with_its_own_checkpoint(
+    study, tmp_path, monkeypatch
+):
+    """Not with the one that it started from, which is at the end of a cycle."""
+    commands = []
+    monkeypatch.setattr(stages.Study, "command", lambda _, log, *w: commands.append(w))
+    line = dict(step=8, time=1.0, loss=1.0)
+    monkeypatch.setattr(stages, "read_log", lambda _: [line])
+    (tmp_path / "features.json").write_text("{}")
+    monkeypatch.setattr(stages.Study, "named", lambda _, file: file.name)
+    options = [study, rows.ROWS["mcl"], 0.1, 8, 3, tmp_path, Path("/start.pth")]
+    stages.pretrain(*options)
+    assert "--resume" not in commands[0]
+    assert "load_from = '/start.pth'" in (tmp_path / "config.py").read_text()
+    (tmp_path / "last_checkpoint").write_text("iter_4.pth")
+    stages.pretrain(*options)
+    assert commands[2][-2:] == ("--resume", "auto")
+
+
+def test_cycles_without_rates_are_refused():
+    with pytest.raises(InputError, match="cycles=2: give the scale's rates"):
+        replace(TINY, cycles=2)
 
 
 def test_rows_of_another_scale_are_refused(monkeypatch):

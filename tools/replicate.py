@@ -10,7 +10,8 @@ the scales small is for two CPU cores and medium for one GPU; small-seeds pre-tr
 some of small's rows three times, at given rates, and fine-tunes three times from each,
 with all labels; small-longer does so for twice the steps. Where the work directory
 small-longer/ is a copy of small-seeds/, it pre-trains none of them again. small-restart
-goes on from these pre-trainings with as many steps again, in a copy of small-longer/.
+adds a second cycle to each pre-training; in a copy of small-longer/ the first cycles
+are there.
 
 It may be killed at any time; the same command goes on. A finished row's figures are in
 docs/replication/results/SCALE/ROW.json, and a row that has such a file is skipped.

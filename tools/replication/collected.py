@@ -59,24 +59,24 @@ class Scale(NamedTuple):
         return PLANS[self.name].data == PLANS[other.name].data
 
     @property
-    def rounds(self) -> int:
+    def cycles(self) -> int:
         """Of a pre-training."""
-        return PLANS[self.name].rounds
+        return PLANS[self.name].cycles
 
     def lengthens(self, other: "Scale") -> bool:
         """Whether this one fine-tunes pre-trainings like another's for more steps."""
-        alike = self._alike(other) and self.rounds == other.rounds
+        alike = self._alike(other) and self.cycles == other.cycles
         return alike and self.pretrainings > 1 and self.steps > other.steps
 
     def repeats(self, other: "Scale") -> bool:
-        """Whether this one goes on with another's pre-trainings, fine-tuned alike."""
+        """Whether this adds a cycle to another's pre-trainings, fine-tuned alike."""
         alike = self._alike(other) and self.steps == other.steps
-        return alike and self.rounds > other.rounds
+        return alike and self.cycles == other.cycles + 1
 
     def _alike(self, other: "Scale") -> bool:
-        """Whether a round of pre-training is one of another scale's."""
+        """Whether one cycle of pre-training is as another scale's, the detector too."""
         ours, theirs = PLANS[self.name], PLANS[other.name]
-        names = "data", "rates", "pretrainings", "pretraining", "methods"
+        names = "data", "rates", "pretrainings", "pretraining", "methods", "detector"
         return all(getattr(ours, name) == getattr(theirs, name) for name in names)
 
     @property
@@ -156,6 +156,16 @@ class Scale(NamedTuple):
             return found
         seconds = [run["seconds"] for run in runs if run.get("seconds")]
         return found | dict(seconds=mean(seconds))
+
+
+def cycles_of(run: dict) -> list[dict]:
+    """The cycles of a pre-training, of which the last has what the others leave."""
+    earlier = run.get("earlier") or []
+    last = dict(run)
+    for name in ("seconds", "stage_seconds"):
+        if run.get(name):
+            last[name] = run[name] - sum(found.get(name) or 0 for found in earlier)
+    return [*earlier, last]
 
 
 def without_key(stage: dict) -> dict:

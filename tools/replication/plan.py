@@ -38,7 +38,7 @@ from .stages import (
 PREPARE = "prepare"
 # Raise when the same settings would give other figures.
 FORMAT = 1
-# What each of several pre-trainings, or rounds of one, has for itself.
+# What each of several pre-trainings, or cycles of one, has for itself.
 OWN_FIGURES = ("seed", "knn", "seconds", "curve", "key", "stage_seconds")
 
 
@@ -90,9 +90,9 @@ def start_stages(study: Study, name: str, seed: int, needs: list[Stage]) -> list
     """Pre-training and export of one seed, each where the row has it."""
     row, owner, stages = ROWS[name], ROWS[name].of or name, []
     if ROWS[owner].config and not row.quarter:
-        for again in range(study.scale.rounds):
+        for cycle in range(study.scale.cycles):
             before = stages[-1:] or needs
-            stages.append(pretraining_stage(study, owner, seed, before, again))
+            stages.append(pretraining_stage(study, owner, seed, before, cycle))
     if ROWS[owner].config and row.transfer == "detector":
         run = partial(run_export, study, name, seed)
         stage = of_seed(study.scale, f"{name}/export", seed)
@@ -100,10 +100,13 @@ def start_stages(study: Study, name: str, seed: int, needs: list[Stage]) -> list
     return stages
 
 
-def of_seed(scale: Scale, stage: str, seed: int, again: int = 0) -> str:
-    """A stage's name, with its seed where there are several of pre-training."""
+def of_seed(scale: Scale, stage: str, seed: int, cycle: int = 0) -> str:
+    """A stage's name, with its seed where there are several of pre-training.
+
+    Of cycles after the first, 0, with their number.
+    """
     name = f"{stage}-{seed}" if scale.pretrainings > 1 else stage
-    return f"{name}-round-{again + 1}" if again else name
+    return f"{name}-cycle-{cycle + 1}" if cycle else name
 
 
 def depending(
@@ -168,19 +171,19 @@ def try_rate(study: Study, row: Row, lr: float, steps: int, out: Path) -> dict:
 
 
 def pretraining_stage(
-    study: Study, owner: str, seed: int, needs: list[Stage], again: int
+    study: Study, owner: str, seed: int, needs: list[Stage], cycle: int
 ) -> Stage:
-    """A round of a pre-training."""
+    """A cycle of a pre-training."""
     row, scale = ROWS[owner], study.scale
     steps, lr = full_length(row, scale), None  # the search's is not known yet
     if scale.rates:
         lr = scale.rates[row.config]
-    own_seed = scale.round_seed(seed, again)
+    own_seed = scale.cycle_seed(seed, cycle)
     own = describe(pretraining_config(row, scale, lr, steps, own_seed))
     # How many steps equal work is, is known when the stages before are done.
     kind = "equal work" if row.like else f"pre-training {row.config}"
-    run = partial(run_pretraining, study, owner, seed, again)
-    stage = of_seed(scale, f"{owner}/pretrain", seed, again)
+    run = partial(run_pretraining, study, owner, seed, cycle)
+    stage = of_seed(scale, f"{owner}/pretrain", seed, cycle)
     return depending(stage, run, needs, kind, steps, own)
 
 
@@ -217,13 +220,13 @@ def searches(study: Study, owner: str) -> list[dict]:
     return [study.result(name) for name in names]
 
 
-def run_pretraining(study: Study, owner: str, seed: int, again: int, out: Path) -> dict:
+def run_pretraining(study: Study, owner: str, seed: int, cycle: int, out: Path) -> dict:
     scale, row, start = study.scale, ROWS[owner], None
     steps = full_length(row, scale)
-    if again:
-        before = of_seed(scale, f"{owner}/pretrain", seed, again - 1)
+    if cycle:
+        before = of_seed(scale, f"{owner}/pretrain", seed, cycle - 1)
         start = study.work / study.result(before)["checkpoint"]
-    own_seed = scale.round_seed(seed, again)
+    own_seed = scale.cycle_seed(seed, cycle)
     if scale.rates:
         lr = scale.rates[row.config]
         return pretrain(study, row, lr, steps, own_seed, out, start)
@@ -237,32 +240,32 @@ def run_pretraining(study: Study, owner: str, seed: int, again: int, out: Path) 
 
 
 def trained(study: Study, name: str, seed: int) -> dict:
-    """The pre-training that a row starts from, its rounds taken together."""
+    """The pre-training that a row starts from, its cycles taken together."""
     owner, scale = ROWS[name].of or name, study.scale
     if ROWS[name].quarter:
         return best_search(study, owner)
-    stages = (of_seed(scale, f"{owner}/pretrain", seed, k) for k in range(scale.rounds))
+    stages = (of_seed(scale, f"{owner}/pretrain", seed, k) for k in range(scale.cycles))
     return together([study.result(stage) for stage in stages])
 
 
-def together(rounds: list[dict]) -> dict:
-    """Figures of a pre-training from those of its rounds: what the last one has.
+def together(cycles: list[dict]) -> dict:
+    """Figures of a pre-training from those of its cycles: what the last one has.
 
     Steps, images and times are those of all, and the curve goes through them.
     """
-    if len(rounds) == 1:
-        return rounds[0]
-    whole, curve, steps = dict(rounds[-1], seed=rounds[0]["seed"]), [], 0
-    for found in rounds:
+    if len(cycles) == 1:
+        return cycles[0]
+    whole, curve, steps = dict(cycles[-1], seed=cycles[0]["seed"]), [], 0
+    for found in cycles:
         curve += [line | dict(step=line["step"] + steps) for line in found["curve"]]
         steps += found["steps"]
     for name in ("steps", "images", "seconds", "stage_seconds"):
-        whole[name] = sum(found[name] for found in rounds)
-    return whole | dict(curve=curve, earlier=[own_figures(r) for r in rounds[:-1]])
+        whole[name] = sum(found[name] for found in cycles)
+    return whole | dict(curve=curve, earlier=[own_figures(r) for r in cycles[:-1]])
 
 
 def own_figures(run: dict) -> dict:
-    """What a pre-training, or a round of one, does not share with others of its row."""
+    """What a pre-training, or a cycle of one, does not share with others of its row."""
     return {name: run[name] for name in (*OWN_FIGURES, "earlier") if name in run}
 
 

@@ -18,7 +18,7 @@ import report_tables as tables
 from claims import NOT_HELD, VERDICTS, Verdict
 from collected import LABELS, SCALES, Scale, read_scales
 from report_plots import draw_all, plots_of
-from report_scales import elsewhere, longer_section, rounds_section
+from report_scales import cycles_section, elsewhere, longer_section
 from spread import CONFIDENCE, Comparison
 from titles import TITLES
 from wording import bullet, counted, describe, listed, paragraph, percent, share
@@ -170,7 +170,7 @@ def chapter(scale: Scale, scales: list[Scale], out_file: Path) -> list[str]:
         link = Path(os.path.relpath(scale.notes, out_file.parent)).as_posix()
         parts += ["### What moved it", paragraph(NOTES.format(link=link))]
     parts += results(scale, folder)
-    parts += [*longer_section(scale, scales), *rounds_section(scale, scales)]
+    parts += [*longer_section(scale, scales), *cycles_section(scale, scales)]
     parts += ["### Search of the learning rate", *card.search(scale)]
     parts += ["### Cost", *card.cost(scale, scales)]
     return [*parts, "### Protocol", *card.protocol(scale, scales)]

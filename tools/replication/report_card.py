@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import report_tables as tables
-from collected import Scale, without_key
+from collected import Scale, cycles_of, without_key
 from measure import BANK_PER_CUTOUT, NEIGHBOURS
 from mmengine.config import Config
 from titles import TITLES
@@ -50,17 +50,14 @@ WITHIN = (
     "alone would make, if pre-trainings did not differ; the one found; and the kNN of "
     "the pre-trainings."
 )
-THE_REST = (
-    "For views, averages of weights, optimizer, length of pre-training and figures see "
-    "`small`."
-)
+THE_REST = "For views, averages of weights, optimizer and figures see `small`."
 GIVEN_RATES = {
     "small-seeds": "There was no search. MCL, MoCo v2, DenseCL and supervised MCL have "
     "the rates that their searches took in `small`. The rows that change a part of MCL "
     "have MCL's rate, though their own searches took lower ones: where MCL is ahead of "
     "them, the reason may be a rate that suits them less.",
     "small-longer": "There was no search. The rates are those of `small-seeds`.",
-    "small-restart": "There was no search. The rates of both rounds are those of "
+    "small-restart": "There was no search. The rates of both cycles are those of "
     "`small-seeds`.",
 }
 MOVED = (
@@ -79,11 +76,12 @@ PURPOSES = {
     "alone. Its pre-trainings have the settings of those of `small-seeds`, and as many "
     "fine-tunings, of twice the steps.",
     "small-restart": "This scale asks whether more pre-training does more for MCL than "
-    "for DenseCL: MCL's loss still falls when its schedule ends. A pre-training is one "
-    "of `small-seeds` and a second round of as many steps: it starts from those "
-    "weights, the schedule of the learning rate begins again (warm restarts, arXiv "
-    "1608.03983), and other images and views are drawn. Fine-tunings are as long as "
-    "those of `small-longer`.",
+    "for DenseCL: MCL's pre-trainings in `small-seeds` differ in how far they came. A "
+    "pre-training is one of those and a second cycle of as many steps (warm restarts, "
+    "arXiv 1608.03983): it starts from their weights, warm-up, cosine and the schedule "
+    "of the average begin anew, the optimizer's momentum is not kept, queues are, and "
+    "the same pictures come in another order and in other views. Fine-tunings are as "
+    "long as those of `small-longer`, six in place of nine.",
 }
 CHOSEN_BY_HAND = ("small",)
 VIEWS = (
@@ -260,7 +258,7 @@ def trainings(scale: Scale) -> dict[str, float]:
     found = {}
     for row, content in scale.rows.items():
         before = scale.pretraining(row)
-        trained = [r for run in before.get("runs") or [before] for r in rounds_of(run)]
+        trained = [r for run in before.get("runs") or [before] for r in cycles_of(run)]
         for part in (*trained, *(before.get("search") or [])):
             found[figures(part)] = part.get("seconds") or 0
         for run in content.get("finetuning", []):
@@ -273,32 +271,29 @@ def figures(training: dict) -> str:
     return json.dumps(without_key(training), sort_keys=True)
 
 
-def rounds_of(run: dict) -> list[dict]:
-    """The rounds of a pre-training, of which the last has what the others leave."""
-    earlier = run.get("earlier") or []
-    before = sum(found.get("seconds") or 0 for found in earlier)
-    return [*earlier, run | dict(seconds=(run.get("seconds") or 0) - before)]
-
-
 def counted_before(scale: Scale, scales: list[Scale]) -> str:
-    """Hours of trainings that an earlier scale has; empty of none."""
-    own, parts = trainings(scale), []
+    """Hours of trainings that earlier scales have; empty of none."""
+    own, found, names = trainings(scale), {}, []
     for other in scales[: scales.index(scale)]:
         theirs = trainings(other)
-        common = sum(seconds for name, seconds in own.items() if name in theirs)
+        common = {name: own[name] for name in own if name in theirs and own[name]}
         if common:
-            parts.append(
-                f" Of these hours {common / 3600:.1f} are those of trainings that are "
-                f"counted in `{other.name}`, too."
-            )
-    return "".join(parts)
+            found |= common
+            names.append(f"`{other.name}`")
+    if not found:
+        return ""
+    hours = sum(found.values()) / 3600
+    return (
+        f" Of these hours {hours:.1f} are those of trainings that are counted in "
+        f"{listed(names)}, too."
+    )
 
 
 def protocol(scale: Scale, scales: list[Scale]) -> list[str]:
     """Paragraphs on data, pre-training and fine-tuning."""
     own = [
         *data(scale, scales),
-        paragraph(f"{pretrainings(scale)} {rounds(scale)}"),
+        paragraph(f"{pretrainings(scale)} {cycles(scale)}"),
         tables.lengths(scale),
         tables.tunings(scale),
     ]
@@ -346,14 +341,14 @@ def pretrainings(scale: Scale) -> str:
     return PRETRAININGS if scale.pretrainings > 1 else ONE_PRETRAINING
 
 
-def rounds(scale: Scale) -> str:
-    """What steps, images and seeds mean of several rounds; empty of one."""
-    if scale.rounds == 1:
+def cycles(scale: Scale) -> str:
+    """What steps, images and seeds mean of several cycles; empty of one."""
+    if scale.cycles == 1:
         return ""
     return (
-        f"Steps, images and seconds of a pre-training are those of its {scale.rounds} "
-        "rounds. Seeds are those of the first round; the next has each one's number "
-        f"and {scale.pretrainings}."
+        f"Steps, images and seconds of a pre-training are those of its {scale.cycles} "
+        "cycles. Seeds are those of the first; the next has each one's number and "
+        f"{scale.pretrainings}."
     )
 
 

@@ -1,10 +1,10 @@
 """What the scales of the document say together."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import exp
 
 from collected import Scale, without_key
-from report_tables import MAIN_STARTS
+from report_tables import MAIN_STARTS, MORE_FIGURES
 from spread import CONFIDENCE, Comparison, compare
 from titles import TITLES
 from wording import (
@@ -25,18 +25,16 @@ SAME_WEIGHTS = "The weights of `{name}`, fine-tuned for longer."
 OTHER_WEIGHTS = (
     "Other pre-trainings with the settings of `{name}`, fine-tuned for longer."
 )
-ROUND_FIGURES = (("bbox", "box AP"), ("bbox_agnostic", "class-agnostic box AP"))
-OWN_ROUNDS = (
-    "The second round starts from the weights of `{name}`, so a seed is compared with "
-    "itself, over the fine-tunings that both have."
+CYCLE_FIGURES = (("bbox", "box AP"), *MORE_FIGURES)
+OWN_CYCLES = (
+    "The second cycle starts from the pre-trained weights that `{name}` fine-tunes as "
+    "long, so a seed is compared with itself; AP is over the fine-tunings that both "
+    "have. Steps are those of pre-training."
 )
-OTHER_ROUNDS = (
-    "The first rounds are other pre-trainings than those of `{name}`, with the same "
-    "settings and seeds; compared are the fine-tunings that both have."
-)
-AFTERTHOUGHT = (
-    "Class-agnostic AP and kNN are an afterthought: they were put here when MCL's "
-    "figures were known."
+OTHER_CYCLES = (
+    "The first cycles are other pre-trainings than those of `{name}`, with the same "
+    "settings and seeds; AP is over the fine-tunings that both have. Steps are those "
+    "of pre-training."
 )
 LEADS = (
     "Ratios and differences are MCL's against the other start, over the fine-tunings "
@@ -62,9 +60,9 @@ def elsewhere(scale: Scale, scales: list[Scale]) -> str:
         if ratios:
             mcl = with_spread(list(other.values("mcl").values()))
             parts.append(
-                f"In `{other.name}`, over {other.pretrainings} pre-trainings a row of "
-                f"{trained_steps(other)} steps and with {other.steps} steps of "
-                f"fine-tuning, MCL's box AP is {mcl}, {listed(ratios)}."
+                f"In `{other.name}`, over {other.pretrainings} pre-trainings of "
+                f"{trained_steps(other)} steps for each row and with {other.steps} "
+                f"steps of fine-tuning, MCL's box AP is {mcl}, {listed(ratios)}."
             )
     return " ".join(parts)
 
@@ -97,13 +95,13 @@ def longer_section(scale: Scale, scales: list[Scale]) -> list[str]:
     ]
 
 
-def rounds_section(scale: Scale, scales: list[Scale]) -> list[str]:
-    """The section on further rounds of another scale's pre-trainings."""
+def cycles_section(scale: Scale, scales: list[Scale]) -> list[str]:
+    """The section on a further cycle of another scale's pre-trainings."""
     before = next((other for other in scales if scale.repeats(other)), None)
     if before is None:
         return []
     rows = "mcl", *MAIN_STARTS[1:]
-    lines = [line for row in rows for line in round_changes(row, before, scale)]
+    lines = [line for row in rows for line in cycle_changes(row, before, scale)]
     if not lines:
         return []
     steps = [f"{trained_steps(s)} steps" for s in (before, scale)]
@@ -119,23 +117,24 @@ def rounds_section(scale: Scale, scales: list[Scale]) -> list[str]:
         "interval of the ratio",
         "seeds",
     )
-    leads = lead_changes(before, scale, steps)
-    origin = OWN_ROUNDS if goes_on(before, scale) else OTHER_ROUNDS
+    # The random start has no other cycle, so that it would say MCL's change again.
+    leads = lead_changes(before, scale, steps, MAIN_STARTS[1:])
+    origin = OWN_CYCLES if goes_on(before, scale) else OTHER_CYCLES
     return [
-        "### What a second round of pre-training changes",
-        paragraph(f"{origin.format(name=before.name)} {AFTERTHOUGHT}"),
+        "### What a second cycle of pre-training changes",
+        paragraph(origin.format(name=before.name)),
         table(headings, lines),
         *([paragraph(LEADS), *leads] if leads else []),
     ]
 
 
-def round_changes(row: str, before: Scale, after: Scale) -> Iterator[list[str]]:
-    """What further rounds do for a row, a line for each figure of two seeds or more."""
+def cycle_changes(row: str, before: Scale, after: Scale) -> Iterator[list[str]]:
+    """What a further cycle does for a row, a line a figure of two seeds or more."""
     common = before.tuning_seeds(row) & after.tuning_seeds(row)
     scales = after, before
     found = [
         (title, [s.values(row, figure=name, among=common) for s in scales])
-        for name, title in ROUND_FIGURES
+        for name, title in CYCLE_FIGURES
     ]
     found.append(("kNN", [votes(s, row) for s in scales]))
     for title, pair in found:
@@ -161,12 +160,14 @@ def votes(scale: Scale, row: str) -> dict[int, float]:
     return {run["seed"]: run["knn"] for run in runs_of(scale, row)}
 
 
-def lead_changes(before: Scale, after: Scale, words: list[str]) -> list[str]:
-    """How MCL's leads change, as a table; empty where nothing can be said.
+def lead_changes(
+    before: Scale, after: Scale, words: list[str], rows: Sequence[str] = MAIN_STARTS
+) -> list[str]:
+    """How MCL's leads over rows change, as a table; empty where nothing can be said.
 
     ``words``: what tells the two scales apart.
     """
-    found = (lead_change(row, before, after) for row in MAIN_STARTS)
+    found = (lead_change(row, before, after) for row in rows)
     lines = [line for line in found if line]
     headings = (
         "MCL against",
@@ -193,7 +194,7 @@ def runs_of(scale: Scale, row: str) -> list[dict]:
 
 
 def goes_on(before: Scale, after: Scale) -> bool:
-    """Whether the first rounds of ``after`` are the pre-trainings of ``before``."""
+    """Whether the first cycles of ``after`` are the pre-trainings of ``before``."""
     rows = (row for row in before.rows if row in after.rows)
     return all(
         [without_key((run.get("earlier") or [{}])[0]) for run in runs_of(after, row)]

@@ -4,7 +4,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 
-from collected import LABELS, Scale
+from collected import LABELS, Scale, cycles_of
 from spread import CONFIDENCE, Comparison, deviation, mean, pooled_deviation
 from titles import ROWS, TITLES
 from wording import (
@@ -284,7 +284,8 @@ def costs(scale: Scale) -> str:
 def whole_hours(content: dict) -> float:
     """What a row's stages took one after another, with those it shares."""
     before = content.get("pretraining") or {}
-    stages = [*(before.get("runs") or [before]), *content.get("finetuning", [])]
+    trained = [c for run in before.get("runs") or [before] for c in cycles_of(run)]
+    stages = [*trained, *content.get("finetuning", [])]
     stages += before.get("search") or []
     # A stage that was resumed has the time of its last part alone.
     seconds = [max(timed(s, "stage_seconds"), timed(s, "seconds")) for s in stages]

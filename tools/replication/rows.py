@@ -8,6 +8,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mcl.errors import InputError
+
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs/replication"
 DETECTOR = CONFIGS / "mask-rcnn.py"
@@ -74,9 +76,10 @@ class Scale:
         seeds: of fine-tuning.
         pretrainings: of a row, with the seeds from 0 on; the fine-tunings start from
             them in turn.
-        rounds: of a pre-training, each as long as the row says. One starts from the
-            weights of the round before, the learning rate's schedule begins again (warm
-            restarts, arXiv 1608.03983), and other images and views are drawn.
+        cycles: of a pre-training, each as long as the row says (warm restarts, arXiv
+            1608.03983). One starts from the weights of the cycle before, schedules and
+            optimizer begin anew, and images come in another order, in other views.
+            More than one needs ``rates``.
         rates: learning rate by pre-training config. Where there are some, nothing is
             searched.
         rows: names of those that can be run. With rates, none of a quarter of the
@@ -90,7 +93,7 @@ class Scale:
     finetuning: dict
     seeds: tuple = (0, 1, 2)
     pretrainings: int = 1
-    rounds: int = 1
+    cycles: int = 1
     rates: dict = field(default_factory=dict)
     rows: tuple = tuple(ROWS)
     evaluations: int = 4
@@ -98,13 +101,17 @@ class Scale:
     detector: dict = field(default_factory=dict)
     methods: dict = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.cycles > 1 and not self.rates:
+            raise InputError(f"cycles={self.cycles}: give the scale's rates, too")
+
     def pretraining_seed(self, seed: int) -> int:
         """Of the pre-training that a seed of fine-tuning starts from."""
         return seed % self.pretrainings
 
-    def round_seed(self, seed: int, again: int) -> int:
-        """Of a pre-training's round, where the first has ``again`` 0."""
-        return seed + again * self.pretrainings
+    def cycle_seed(self, seed: int, cycle: int) -> int:
+        """Of a cycle of a pre-training, the first being cycle 0."""
+        return seed + cycle * self.pretrainings
 
 
 PIPELINE = "train_dataloader.dataset.dataset.pipeline"
@@ -174,13 +181,13 @@ SCALES = {
         finetuning={100: 800},
         rows=("random", "mcl", "mocov2", "densecl"),
     ),
-    # Whether MCL, whose loss still falls when its schedule ends, gains more by as many
-    # steps again.
+    # Whether MCL, whose pre-trainings differ in how far they came, gains more than
+    # DenseCL by as many steps again.
     "small-restart": replace(
         SEEDS,
         finetuning={100: 800},
         seeds=tuple(range(6)),
-        rounds=2,
+        cycles=2,
         rows=("random", "mcl", "mocov2", "densecl"),
     ),
     # One GPU: a whole ResNet-18, larger pictures, 40 passes over six times the images.
