@@ -252,16 +252,16 @@ def test_small_seeds_is_small_at_the_rates_of_its_searches():
     assert rows.describe(whole) == rows.describe(other)
 
 
+def stage_keys(scale, names) -> dict[str, str]:
+    """The keys of all stages of some rows, by name."""
+    study = stages.Study(rows.SCALES[scale], Path("/x"))
+    return {s.name: s.key for s in plan.plan(study, names, Path("/"))}
+
+
 def test_small_longer_goes_on_from_the_pretrainings_of_small_seeds():
     names = rows.SCALES["small-longer"].rows
     ours, theirs = (
-        {
-            s.name: s.key
-            for s in plan.plan(
-                stages.Study(rows.SCALES[scale], Path("/x")), names, Path("/")
-            )
-        }
-        for scale in ("small-longer", "small-seeds")
+        stage_keys(scale, names) for scale in ("small-longer", "small-seeds")
     )
     trained = {n for n in ours if "fine-tune" not in n}
     assert {n.partition("/")[0] for n in trained} == {"prepare", *names} - {"random"}
@@ -273,13 +273,7 @@ def test_small_restart_goes_on_from_small_longer():
     """First cycles, their data and the random start's fine-tunings are the same."""
     names = rows.SCALES["small-restart"].rows
     ours, theirs = (
-        {
-            s.name: s.key
-            for s in plan.plan(
-                stages.Study(rows.SCALES[scale], Path("/x")), names, Path("/")
-            )
-        }
-        for scale in ("small-restart", "small-longer")
+        stage_keys(scale, names) for scale in ("small-restart", "small-longer")
     )
     alike = {name for name in ours if ours[name] == theirs.get(name)}
     first = {n for n in ours if "/pretrain-" in n and not n.endswith("-cycle-2")}

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from math import exp
 
 from collected import Scale, without_key
-from report_tables import MAIN_STARTS, MORE_FIGURES
+from report_tables import MAIN_STARTS, MORE_FIGURES, statements
 from spread import CONFIDENCE, Comparison, compare
 from titles import TITLES
 from wording import (
@@ -140,19 +140,8 @@ def cycle_changes(row: str, before: Scale, after: Scale) -> Iterator[list[str]]:
     for title, pair in found:
         compared = compare(*pair)
         if compared.enough:
-            yield [
-                TITLES[row],
-                title,
-                with_spread(compared.second),
-                with_spread(compared.first),
-                signed(compared.difference),
-                bounds(compared.interval),
-                p_value(compared.p),
-                p_value(compared.unpaired_p),
-                times(compared.ratio),
-                bounds(compared.ratio_interval, times),
-                str(len(compared.seeds)),
-            ]
+            means = map(with_spread, (compared.second, compared.first))
+            yield [TITLES[row], title, *means, *statements(compared)]
 
 
 def votes(scale: Scale, row: str) -> dict[int, float]:
