@@ -562,6 +562,7 @@ def test_a_second_cycle_is_compared_with_the_first(tmp_path):
     assert text(root).count("### What a second cycle") == 1
     assert text(root).count("### What longer") == 1
     (root / "small-restart/mcl.json").unlink()
+    assert "| start | by | 1,575 steps | 3,150 steps |" in text(root)
     (root / "small-restart/densecl.json").unlink()
     assert "### What a second cycle" not in text(root)
 

@@ -74,8 +74,10 @@ def ratio(compared: Comparison) -> str:
 
 
 def trained_steps(scale: Scale) -> str:
-    """How long MCL was pre-trained."""
-    return plain(scale.pretraining("mcl").get("steps"), ",")
+    """How long MCL was pre-trained, or where it was not run the first row that was."""
+    rows = ("mcl", *scale.rows)
+    known = (scale.pretraining(row).get("steps") for row in rows)
+    return plain(next(filter(None, known), None), ",")
 
 
 def longer_section(scale: Scale, scales: list[Scale]) -> list[str]:
