@@ -450,7 +450,7 @@ def test_plan_shares_a_pretraining_and_counts_for_equal_work(study, monkeypatch)
     results["mcl/work"] = dict(gmac_per_image=9.0)
     monkeypatch.setattr(stages.Study, "result", lambda _, stage: results[stage])
     monkeypatch.setattr(plan, "pretrain", lambda *args: args)
-    *_, steps, _, _, _ = plan.run_pretraining(study, "mocov2-compute", 0, 0, study.work)
+    *_, steps, _, _ = plan.run_pretraining(study, "mocov2-compute", 0, 0, study.work)
     assert steps == 3 * rows.full_length(rows.ROWS["mcl"], TINY)
 
 
@@ -616,6 +616,8 @@ def test_a_cycle_that_was_killed_goes_on_with_its_own_checkpoint(
 def test_cycles_without_rates_are_refused():
     with pytest.raises(InputError, match="cycles=2: give the scale's rates"):
         replace(TINY, cycles=2)
+    with pytest.raises(InputError, match="leave byol.py out"):
+        replace(TINY, cycles=2, rates={"byol.py": 0.1})
 
 
 def test_rows_of_another_scale_are_refused(monkeypatch):

@@ -545,7 +545,7 @@ def restarted(root):
 def test_a_second_cycle_is_compared_with_the_first(tmp_path):
     root = restarted(tmp_path)
     words = section(text(root), "What a second cycle of pre-training changes")
-    assert words.startswith("The second cycle starts from the pre-trained weights that")
+    assert words.startswith("The second cycle starts from the weights that `small-l")
     reach = 4.302653 * np.std(HIGH, ddof=1) / 3**0.5
     ends = wording.bounds((0.165 - reach, 0.165 + reach))
     p = wording.p_value(stats.ttest_1samp(HIGH, 0).pvalue)
@@ -652,6 +652,9 @@ def test_hours_of_a_whole_row(tmp_path):
     # that was resumed has fewer than its training.
     one["finetuning"][1]["stage_seconds"] = 100.0
     assert tables.whole_hours(one) == pytest.approx(3 + (200 + 3 * 351) / 3600)
+    cycles = dict(earlier=[dict(seconds=1000.0, stage_seconds=1100.0)])
+    cycles |= dict(seconds=2000.0, stage_seconds=1300.0)  # the second was resumed
+    assert tables.whole_hours(dict(pretraining=cycles)) == pytest.approx(2100 / 3600)
     assert "the longest row has 3.3" in " ".join(
         text(write(tmp_path, {"mcl": one})).split()
     )

@@ -69,9 +69,9 @@ class Scale(NamedTuple):
         return alike and self.pretrainings > 1 and self.steps > other.steps
 
     def repeats(self, other: "Scale") -> bool:
-        """Whether this adds a cycle to another's pre-trainings, fine-tuned alike."""
+        """Whether this adds a second cycle to another's first, fine-tuned alike."""
         alike = self._alike(other) and self.steps == other.steps
-        return alike and self.cycles == other.cycles + 1
+        return alike and (self.cycles, other.cycles) == (2, 1)
 
     def _alike(self, other: "Scale") -> bool:
         """Whether one cycle of pre-training is as another scale's, the detector too."""

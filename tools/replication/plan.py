@@ -226,9 +226,8 @@ def run_pretraining(study: Study, owner: str, seed: int, cycle: int, out: Path) 
     if cycle:
         before = of_seed(scale, f"{owner}/pretrain", seed, cycle - 1)
         start = study.work / study.result(before)["checkpoint"]
-    own_seed = scale.cycle_seed(seed, cycle)
     if scale.rates:
-        lr = scale.rates[row.config]
+        lr, own_seed = scale.rates[row.config], scale.cycle_seed(seed, cycle)
         return pretrain(study, row, lr, steps, own_seed, out, start)
     best = best_search(study, owner)
     if row.like:
@@ -236,7 +235,7 @@ def run_pretraining(study: Study, owner: str, seed: int, cycle: int, out: Path) 
         other = study.result(f"{row.like}/work")["gmac_per_image"]
         wanted = full_length(ROWS[row.like], scale)
         steps = round(wanted * other / best["gmac_per_image"])
-    return pretrain(study, row, best["lr"], steps, own_seed, out, start)
+    return pretrain(study, row, best["lr"], steps, seed, out)
 
 
 def trained(study: Study, name: str, seed: int) -> dict:

@@ -79,9 +79,10 @@ PURPOSES = {
     "for DenseCL: MCL's pre-trainings in `small-seeds` differ in how far they came. A "
     "pre-training is one of those and a second cycle of as many steps (warm restarts, "
     "arXiv 1608.03983): it starts from their weights, warm-up, cosine and the schedule "
-    "of the average begin anew, the optimizer's momentum is not kept, queues are, and "
-    "the same pictures come in another order and in other views. Fine-tunings are as "
-    "long as those of `small-longer`, six in place of nine.",
+    "of MCL's average begin anew, the optimizer's momentum is not kept, queues are, "
+    "and the same pictures come in another order and in other views. Fine-tunings are as "
+    "long as those of `small-longer`, six in place of nine. A first run of MCL's row "
+    "was taken back, because of an error that is told in the notes.",
 }
 CHOSEN_BY_HAND = ("small",)
 VIEWS = (
@@ -346,9 +347,9 @@ def cycles(scale: Scale) -> str:
     if scale.cycles == 1:
         return ""
     return (
-        f"Steps, images and seconds of a pre-training are those of its {scale.cycles} "
-        "cycles. Seeds are those of the first; the next has each one's number and "
-        f"{scale.pretrainings}."
+        "Steps, images and seconds of a pre-training are summed over its "
+        f"{scale.cycles} cycles. The second cycle of seed k is run with seed "
+        f"k + {scale.pretrainings}."
     )
 
 

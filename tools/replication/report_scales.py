@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from math import exp
 
 from collected import Scale, without_key
-from report_tables import MAIN_STARTS, MORE_FIGURES, statements
+from report_tables import COMPARED, FIGURES, MAIN_STARTS, MORE_FIGURES, statements
 from spread import CONFIDENCE, Comparison, compare
 from titles import TITLES
 from wording import (
@@ -25,10 +25,10 @@ SAME_WEIGHTS = "The weights of `{name}`, fine-tuned for longer."
 OTHER_WEIGHTS = (
     "Other pre-trainings with the settings of `{name}`, fine-tuned for longer."
 )
-CYCLE_FIGURES = (("bbox", "box AP"), *MORE_FIGURES)
+CYCLE_FIGURES = (*FIGURES, *MORE_FIGURES)
 OWN_CYCLES = (
-    "The second cycle starts from the pre-trained weights that `{name}` fine-tunes as "
-    "long, so a seed is compared with itself; AP is over the fine-tunings that both "
+    "The second cycle starts from the weights that `{name}` fine-tunes, for as many "
+    "steps, so a seed is compared with itself; AP is over the fine-tunings that both "
     "have. Steps are those of pre-training."
 )
 OTHER_CYCLES = (
@@ -36,9 +36,12 @@ OTHER_CYCLES = (
     "settings and seeds; AP is over the fine-tunings that both have. Steps are those "
     "of pre-training."
 )
+PLANNED = (
+    "Box AP was planned, the other figures were put here when a run of MCL was known."
+)
 LEADS = (
     "Ratios and differences are MCL's against the other start, over the fine-tunings "
-    "that all have. The quotient of the two ratios, below one where the later is "
+    "that all have. The quotient of the two ratios, below one where the second is "
     "smaller, is of geometric means, with the t interval and the p values of its "
     "logarithms over pre-trainings."
 )
@@ -107,24 +110,13 @@ def cycles_section(scale: Scale, scales: list[Scale]) -> list[str]:
     if not lines:
         return []
     steps = [f"{trained_steps(s)} steps" for s in (before, scale)]
-    headings = (
-        "start",
-        "by",
-        *steps,
-        "difference",
-        f"{percent(CONFIDENCE)} interval",
-        "p",
-        "p, unpaired",
-        "ratio",
-        "interval of the ratio",
-        "seeds",
-    )
+    headings = ("start", "by", *steps, *COMPARED[3:])
     # The random start has no other cycle, so that it would say MCL's change again.
     leads = lead_changes(before, scale, steps, MAIN_STARTS[1:])
     origin = OWN_CYCLES if goes_on(before, scale) else OTHER_CYCLES
     return [
         "### What a second cycle of pre-training changes",
-        paragraph(origin.format(name=before.name)),
+        paragraph(f"{origin.format(name=before.name)} {PLANNED}"),
         table(headings, lines),
         *([paragraph(LEADS), *leads] if leads else []),
     ]

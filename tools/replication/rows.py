@@ -79,7 +79,8 @@ class Scale:
         cycles: of a pre-training, each as long as the row says (warm restarts, arXiv
             1608.03983). One starts from the weights of the cycle before, schedules and
             optimizer begin anew, and images come in another order, in other views.
-            More than one needs ``rates``.
+            More than one needs ``rates``, and not BYOL: the schedule of MMPretrain's
+            average would go on where it ended.
         rates: learning rate by pre-training config. Where there are some, nothing is
             searched.
         rows: names of those that can be run. With rates, none of a quarter of the
@@ -104,6 +105,8 @@ class Scale:
     def __post_init__(self) -> None:
         if self.cycles > 1 and not self.rates:
             raise InputError(f"cycles={self.cycles}: give the scale's rates, too")
+        if self.cycles > 1 and "byol.py" in self.rates:
+            raise InputError(f"cycles={self.cycles}: leave byol.py out of the rates")
 
     def pretraining_seed(self, seed: int) -> int:
         """Of the pre-training that a seed of fine-tuning starts from."""
