@@ -1,9 +1,12 @@
 """tools/train.py with its flags, on the shipped configs made small."""
 
+import argparse
+
 import pytest
 import torch
 
 from .conftest import PRETRAINING, SHRINK, TINY, options, run_tool
+from .test_benchmark import load
 
 
 def train(config, work_dir, images, *args, **overrides):
@@ -24,6 +27,22 @@ def train(config, work_dir, images, *args, **overrides):
         *options(overrides),
     )
     return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("resume, source", [("auto", None), ("x.pth", "x.pth")])
+def test_what_is_resumed_is_not_what_the_run_started_from(resume, source):
+    """Given load_from MMEngine would resume that file, at its own last iteration."""
+    args = argparse.Namespace(
+        config=TINY,
+        cfg_options=dict(load_from="start.pth"),
+        work_dir="w",
+        resume=resume,
+        auto_scale_lr=False,
+        amp=False,
+        launcher="none",
+    )
+    cfg = load("train").load_config(args)
+    assert cfg.resume and cfg.load_from == source
 
 
 # A bottleneck block ends with four times its channels.

@@ -80,9 +80,9 @@ PURPOSES = {
     "pre-training is one of those and a second cycle of as many steps (warm restarts, "
     "arXiv 1608.03983): it starts from their weights, warm-up, cosine and the schedule "
     "of MCL's average begin anew, the optimizer's momentum is not kept, queues are, "
-    "and the same pictures come in another order and in other views. Fine-tunings are as "
-    "long as those of `small-longer`, six in place of nine. A first run of MCL's row "
-    "was taken back, because of an error that is told in the notes.",
+    "and the same pictures come in another order and in other views. Fine-tunings are "
+    "as long as those of `small-longer`, six in place of nine. A first run of MCL's "
+    "row was taken back, because of an error that is told in the notes.",
 }
 CHOSEN_BY_HAND = ("small",)
 VIEWS = (
