@@ -514,7 +514,6 @@ def test_results_of_several_pretrainings_keep_each(tmp_path, monkeypatch):
         run = dict(seed=seed, knn=0.1 + seed, seconds=5.0, curve=[], lr=lr)
         return run | dict(
             steps=steps,
-            images=8 * steps,
             checkpoint=study.named(out / f"{seed}.pth"),
             config="x/mcl.py",
         )

@@ -588,7 +588,7 @@ def test_hours_of_first_cycles_are_counted_before(tmp_path):
     assert card.hours(again) == pytest.approx(own + common)
     assert card.counted_before(again, scales) == (
         f" Of these hours {common:.1f} are those of trainings that are counted in "
-        "`small-seeds` and `small-longer`, too."
+        "`small-seeds` or `small-longer`, too."
     )
 
 

@@ -283,10 +283,9 @@ def counted_before(scale: Scale, scales: list[Scale]) -> str:
             names.append(f"`{other.name}`")
     if not found:
         return ""
-    hours = sum(found.values()) / 3600
     return (
-        f" Of these hours {hours:.1f} are those of trainings that are counted in "
-        f"{listed(names)}, too."
+        f" Of these hours {sum(found.values()) / 3600:.1f} are those of trainings that "
+        f"are counted in {' or '.join(names)}, too."
     )
 
 
