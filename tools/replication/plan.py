@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from mmengine.config import Config
-
 from mcl.errors import InputError
 
 from .rows import (
@@ -22,6 +20,7 @@ from .rows import (
     detector_config,
     full_length,
     pretraining_config,
+    read_config,
 )
 from .stages import (
     Stage,
@@ -143,7 +142,7 @@ def search_stages(study: Study, owner: str) -> list[Stage]:
     """Pre-trainings of a part of the length, one for each learning rate."""
     owner = search_owner(owner)
     row, stages = ROWS[owner], []
-    middle = Config.fromfile(CONFIGS / row.config).optim_wrapper.optimizer.lr
+    middle = read_config(CONFIGS / row.config).optim_wrapper.optimizer.lr
     steps = round(SEARCH_LENGTH * full_length(row, study.scale))
     for k, factor in enumerate(FACTORS):
         lr = float(f"{factor * middle:.2g}")

@@ -1,9 +1,11 @@
 """What a replication consists of: its scales, its rows, and their configs."""
 
+import copy
 import hashlib
 import json
 import os
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
@@ -240,6 +242,17 @@ SCALES = {
 }
 
 
+def read_config(path: Path) -> Config:
+    """A config of its own, of a file that is parsed once: plans ask for it often."""
+    return copy.deepcopy(parse(path, os.environ.get(DATA_VARIABLE)))
+
+
+@cache
+def parse(path: Path, data: str | None) -> Config:
+    """A config; ``data`` is the folder that it reads from the environment."""
+    return Config.fromfile(path)
+
+
 def pretraining_config(
     row: Row,
     scale: Scale,
@@ -249,7 +262,7 @@ def pretraining_config(
 ) -> Config:
     """The config of a pre-training of ``steps`` iterations; ``lr`` None: its own."""
     path = CONFIGS / row.config
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     batch = round(batch_size(scale) * row.batch)
     overrides = dict(scale.pretraining)
     for key in ("train_dataloader", "train_dataloader.sampler"):
@@ -268,26 +281,26 @@ def pretraining_config(
 
 def batch_size(scale: Scale) -> int:
     """Images of a step, of rows that do not change it."""
-    cfg = Config.fromfile(CONFIGS / "mcl.py")
+    cfg = read_config(CONFIGS / "mcl.py")
     own = cfg.train_dataloader.batch_size
     return scale.pretraining.get("train_dataloader.batch_size", own)
 
 
 def full_length(row: Row, scale: Scale) -> int:
     """Iterations of a row's pre-training: all rows see equally many images."""
-    own = Config.fromfile(CONFIGS / "mcl.py").train_cfg.max_iters
+    own = read_config(CONFIGS / "mcl.py").train_cfg.max_iters
     return round(scale.pretraining.get("train_cfg.max_iters", own) / row.batch)
 
 
 def leaves_unread(row: Row) -> bool:
     """Whether a row's pre-training reads fewer maps than its pyramid has."""
-    neck = Config.fromfile(CONFIGS / row.config).model.neck
+    neck = read_config(CONFIGS / row.config).model.neck
     return len(neck.ratios) < len(neck.in_channels)
 
 
 def detector_config(scale: Scale, labels: int, seed: int) -> Config:
     """The config of a fine-tuning with ``labels`` per cent of the labels."""
-    cfg = Config.fromfile(DETECTOR)
+    cfg = read_config(DETECTOR)
     cfg.merge_from_dict(scale.detector)
     side = scale.data["scene_size"]
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
