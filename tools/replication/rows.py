@@ -184,7 +184,7 @@ SCALES = {
     "small-longer": replace(
         SEEDS,
         finetuning={100: 800},
-        rows=("random", "mcl", "mocov2", "densecl"),
+        rows=("random", "mcl", "mocov2", "densecl", "mcl-sup"),
     ),
     # Whether MCL, whose pre-trainings differ in how far they came, gains more than
     # DenseCL by as many steps again.
