@@ -81,8 +81,8 @@ PURPOSES = {
     "arXiv 1608.03983): it starts from their weights, warm-up, cosine and the schedule "
     "of MCL's average begin anew, the optimizer's momentum is not kept, queues are, "
     "and the same pictures come in another order and in other views. Fine-tunings are "
-    "as long as those of `small-longer`, six in place of nine. A first run of MCL's "
-    "row was taken back, because of an error that is told in the notes.",
+    "as long as those of `small-longer`, six in place of nine. MCL's row was run "
+    "twice; the first run was taken back, because of an error that the notes tell.",
 }
 CHOSEN_BY_HAND = ("small",)
 VIEWS = (
