@@ -82,7 +82,7 @@ PURPOSES = {
     "of MCL's average begin anew, the optimizer's momentum is not kept, queues are, "
     "and the same pictures come in another order and in other views. Fine-tunings are "
     "as long as those of `small-longer`, six in place of nine. MCL's row was run "
-    "twice; the first run was taken back, because of an error that the notes tell.",
+    "twice; the first run was taken back, because of an error that the notes describe.",
 }
 CHOSEN_BY_HAND = ("small",)
 VIEWS = (

@@ -249,7 +249,7 @@ def read_config(path: Path) -> Config:
 
 @cache
 def parse(path: Path, data: str | None) -> Config:
-    """A config; ``data`` is the folder that it reads from the environment."""
+    """A config file; ``data``, what its environment has, only tells parses apart."""
     return Config.fromfile(path)
 
 
