@@ -1,4 +1,4 @@
-"""Pictures of canvases, each image's tiles outlined in its colour."""
+"""Pictures of canvases, each image's tiles outlined in its color."""
 
 import colorsys
 import math
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     Attributes:
         views: both views.
         samples: of each image what the data set says of it, such as ``img_path``.
-        preprocessor: which normalised the views.
+        preprocessor: which normalized the views.
     """
 
     views: list[View]
@@ -63,8 +63,8 @@ def first_batch(cfg: Config, seed: int) -> Batch:
     return Batch(prepared["inputs"], prepared["data_samples"], preprocessor)
 
 
-def image_colour(index: int) -> tuple[int, int, int]:
-    """RGB colour of image ``index``: neighbours in number differ most."""
+def image_color(index: int) -> tuple[int, int, int]:
+    """RGB color of image ``index``: neighbors in number differ most."""
     hue = (index * 0.618034) % 1.0
     return tuple(int(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.85, 1.0))
 
@@ -76,10 +76,10 @@ def draw_canvas(
     std: Tensor,
     scale: int = 1,
 ) -> np.ndarray:
-    """Undo the normalisation of one canvas and outline its tiles.
+    """Undo the normalization of one canvas and outline its tiles.
 
     Args:
-        canvas: (3, S, S) normalised.
+        canvas: (3, S, S) normalized.
         image_index: r * r indices of its tiles, row by row.
         mean, std: 3 numbers each, of the preprocessor, scale 0..255.
         scale: whole number of output pixels for a pixel.
@@ -97,25 +97,25 @@ def draw_canvas(
         top, left = tile // ratio * side, tile % ratio * side
         # A view of the picture: what is drawn beyond the tile is cut off.
         part = picture[top : top + side, left : left + side]
-        colour = image_colour(int(index))
-        cv2.rectangle(part, (0, 0), (side - 1, side - 1), colour, 2 * thick - 1)
+        color = image_color(int(index))
+        cv2.rectangle(part, (0, 0), (side - 1, side - 1), color, 2 * thick - 1)
         if side >= LEAST_NUMBERED:
-            draw_number(part, int(index), colour)
+            draw_number(part, int(index), color)
     return picture
 
 
-def draw_number(picture: np.ndarray, number: int, colour: tuple[int, int, int]) -> None:
-    """Write a number into the upper left corner, on a ground of its colour.
+def draw_number(picture: np.ndarray, number: int, color: tuple[int, int, int]) -> None:
+    """Write a number into the upper left corner, on a ground of its color.
 
     Args:
         picture: uint8 RGB (H, W, 3), changed in place.
-        colour: RGB, 0..255.
+        color: RGB, 0..255.
     """
     size = max(0.35, len(picture) / 350)
     (width, height), _ = cv2.getTextSize(str(number), 0, size, 1)
-    cv2.rectangle(picture, (0, 0), (width + 4, height + 5), colour, -1)
+    cv2.rectangle(picture, (0, 0), (width + 4, height + 5), color, -1)
     # Rec. 601's weights: black on what looks bright.
-    bright = np.dot(colour, (0.299, 0.587, 0.114)) > 110
+    bright = np.dot(color, (0.299, 0.587, 0.114)) > 110
     ink = (0, 0, 0) if bright else (255, 255, 255)
     cv2.putText(picture, str(number), (3, height + 2), 0, size, ink, 1, cv2.LINE_AA)
 
@@ -124,7 +124,7 @@ def draw_levels(view: View, mean: Tensor, std: Tensor, side: int = 256) -> np.nd
     """The first canvas of each level of a view, side by side.
 
     Args:
-        view: of the preprocessor, normalised with ``mean`` and ``std``.
+        view: of the preprocessor, normalized with ``mean`` and ``std``.
         side: least height of the picture in pixels.
 
     Returns:
@@ -144,7 +144,7 @@ def draw_grid(
     """Canvases of a level in a grid as square as can be, large enough to read numbers.
 
     Args:
-        canvases: (n, 3, S, S) normalised.
+        canvases: (n, 3, S, S) normalized.
         image_index: (n * r * r,) image of each tile, row by row, canvas after canvas.
         mean, std: 3 numbers each, of the preprocessor, scale 0..255.
 

@@ -17,7 +17,7 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 import mcl
-from mcl.preflight import datasets
+from mcl.config import datasets
 
 ROOT = Path(mcl.__file__).parents[1]
 DATA = ROOT / "tests" / "data"
@@ -169,7 +169,7 @@ def shrunk_config(data_root: Path, **overrides) -> Config:
 
 
 def shrunk_model(**overrides) -> torch.nn.Module:
-    """The model of that recipe, initialised; ``overrides`` are of ``model.*``."""
+    """The model of that recipe, initialized; ``overrides`` are of ``model.*``."""
     init_default_scope("mmpretrain")  # a detector may have been built before
     overrides = {f"model.{k}": v for k, v in overrides.items()}
     model = MODELS.build(shrunk_config(Path("."), **overrides).model)

@@ -5,8 +5,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
+from mcl.config import adapt_to_cpu
 from mcl.export import Export, ToMMDetection, export, load_weights, take_network
-from mcl.preflight import adapt_to_cpu
 
 from .conftest import ROOT, SMALL_DETECTOR
 

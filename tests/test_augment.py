@@ -1,18 +1,18 @@
-"""Colours on the device and in the workers, against torchvision image by image."""
+"""Colors on the device and in the workers, against torchvision image by image."""
 
 import numpy as np
 import pytest
 import torch
 from torchvision.transforms.v2 import functional as ops
 
-from mcl.datasets import MultiLevelViews, colours
-from mcl.datasets.colours import NEVER, ColourDraw, Colours
+from mcl.datasets import MultiLevelViews, colors
+from mcl.datasets.colors import NEVER, Colors, ColorSampler
 from mcl.datasets.transforms import NUM_DRAWS, VIEWS
 from mcl.errors import InputError
 from mcl.models import MCLDataPreprocessor, augment
 
 JITTER = dict(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
-# In the order of `Colours.factors`.
+# In the order of `Colors.factors`.
 STEPS = (
     ops.adjust_brightness,
     ops.adjust_contrast,
@@ -21,7 +21,7 @@ STEPS = (
 )
 
 
-def draw(number: int, seed: int = 0, **change) -> Colours:
+def draw(number: int, seed: int = 0, **change) -> Colors:
     settings = dict(
         color_jitter=JITTER,
         color_jitter_prob=0.8,
@@ -31,12 +31,12 @@ def draw(number: int, seed: int = 0, **change) -> Colours:
         blur_sigma=[(0.1, 2.0)] * number,
         solarize_threshold=128,
     )
-    uniform = np.random.default_rng(seed).random((number, colours.NUM_DRAWS))
-    return ColourDraw(**{**settings, **change})(uniform)
+    uniform = np.random.default_rng(seed).random((number, colors.NUM_DRAWS))
+    return ColorSampler(**{**settings, **change})(uniform)
 
 
 def random_crops(number: int, side: int = 40) -> torch.Tensor:
-    """Smooth uint8 crops, some with black, white and plain grey parts."""
+    """Smooth uint8 crops, some with black, white and plain gray parts."""
     torch.manual_seed(3)
     coarse = 1.4 * torch.rand(number, 3, 6, 6) - 0.2
     crops = torch.nn.functional.interpolate(coarse, side, mode="bicubic").clamp(0, 1)
@@ -44,11 +44,11 @@ def random_crops(number: int, side: int = 40) -> torch.Tensor:
     return crops.mul(255).round().byte()
 
 
-def by_torchvision(pixels: torch.Tensor, drawn: Colours, row: int) -> torch.Tensor:
+def by_torchvision(pixels: torch.Tensor, drawn: Colors, row: int) -> torch.Tensor:
     """One crop (3, h, w), 0..1, step by step."""
     for step in drawn.order[row].tolist():
         factor = float(drawn.factors[row, step])
-        if factor != colours.NEUTRAL[step]:
+        if factor != colors.NEUTRAL[step]:
             pixels = STEPS[step](pixels, factor)
     if drawn.gray[row]:
         pixels = ops.rgb_to_grayscale(pixels, num_output_channels=3)
@@ -59,7 +59,7 @@ def by_torchvision(pixels: torch.Tensor, drawn: Colours, row: int) -> torch.Tens
     return ops.solarize(pixels, threshold) if threshold <= 1 else pixels
 
 
-def reference(crops: torch.Tensor, drawn: Colours) -> torch.Tensor:
+def reference(crops: torch.Tensor, drawn: Colors) -> torch.Tensor:
     each = [by_torchvision(c / 255, drawn, i) for i, c in enumerate(crops)]
     return torch.stack(each)
 
@@ -79,7 +79,7 @@ def test_a_batch_is_what_torchvision_makes_of_each_crop():
 
 @pytest.mark.parametrize("step", range(4))
 def test_each_step_of_jitter_alone(step):
-    for value in (0.5, -0.5, 0.31) if step == colours.HUE else (0.0, 0.4, 1.7):
+    for value in (0.5, -0.5, 0.31) if step == colors.HUE else (0.0, 0.4, 1.7):
         drawn = draw(8, color_jitter_prob=0.0, gray_prob=0.0, blur_prob=[0.0] * 8,
                      solarize_prob=[0.0] * 8)  # fmt: skip
         drawn.factors[:, step] = value
@@ -111,7 +111,7 @@ def test_a_worker_paints_what_torchvision_makes_of_a_crop(rows):
     expected = reference(crops, drawn) * 255
     for row, crop in enumerate(crops):
         pixels = crop.permute(1, 2, 0).contiguous().numpy()
-        got = torch.from_numpy(colours.paint(pixels, drawn, row)).permute(2, 0, 1)
+        got = torch.from_numpy(colors.paint(pixels, drawn, row)).permute(2, 0, 1)
         error = (got - expected[row]).abs()
         if drawn.solarize[row] < NEVER:  # a value on the threshold goes either way
             error = error[error < 100]
@@ -127,7 +127,7 @@ def test_workers_and_device_agree_crop_by_crop():
     options = dict(size=64, ratios=(1, 2, 4), views=sharp)
     painted, plain = [], []
     for place, out in (("worker", painted), ("device", plain)):
-        views = MultiLevelViews(**options, colours_on=place)
+        views = MultiLevelViews(**options, colors_on=place)
         torch.manual_seed(0)
         out += [views(dict(img=image))["img"] for _ in range(40)]
     table = torch.stack([sample[-1] for sample in plain])
@@ -148,9 +148,9 @@ def test_workers_and_device_agree_crop_by_crop():
 
 def test_draws_have_torchvisions_ranges_and_the_given_chances():
     drawn = draw(6000)
-    on = (drawn.factors != torch.tensor(colours.NEUTRAL)).all(1)
+    on = (drawn.factors != torch.tensor(colors.NEUTRAL)).all(1)
     assert abs(on.float().mean() - 0.8) < 0.02
-    assert ((drawn.factors[~on] == torch.tensor(colours.NEUTRAL)).all(1)).all()
+    assert ((drawn.factors[~on] == torch.tensor(colors.NEUTRAL)).all(1)).all()
     for column, (low, high) in zip(
         drawn.factors[on].t(), ((0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1)),
         strict=True,
@@ -174,7 +174,7 @@ def test_draws_have_torchvisions_ranges_and_the_given_chances():
 
 def table(number: int = 400, **options) -> torch.Tensor:
     """Tables of ``number`` images: (number, crops, 11)."""
-    views = MultiLevelViews(32, (1, 2, 4, 8), colours_on="device", **options)
+    views = MultiLevelViews(32, (1, 2, 4, 8), colors_on="device", **options)
     image = np.zeros((40, 40, 3), np.uint8)
     return torch.stack([views(dict(img=image))["img"][-1] for _ in range(number)])
 
@@ -202,9 +202,9 @@ def test_views_and_levels_have_their_own_chances_and_lengths():
         assert 1.9 / ratio < longest[level] <= 2.0 / ratio + 1e-6
 
 
-def test_colours_survive_the_way_through_a_loader():
+def test_colors_survive_the_way_through_a_loader():
     drawn = draw(20)
-    back = Colours.from_table(drawn.to_table())
+    back = Colors.from_table(drawn.to_table())
     for before, after in zip(drawn, back, strict=True):
         assert torch.equal(before.float(), after.float())
 
@@ -218,7 +218,7 @@ def test_nothing_on_the_device_is_waited_for():
         crops.amax().item()
 
 
-def test_mixed_precision_leaves_colours_alone():
+def test_mixed_precision_leaves_colors_alone():
     drawn, crops = draw(16), random_crops(16)
     expected = augment.paint_batch(crops, drawn)
     with torch.autocast("cpu", torch.bfloat16):
@@ -237,7 +237,7 @@ def test_a_batch_is_the_same_whoever_paints_it(num_views, shared):
     for place in ("worker", "device"):
         views = MultiLevelViews(
             64, ratios, VIEWS[:num_views], shared, solarize_threshold=255,
-            colours_on=place,
+            colors_on=place,
         )  # fmt: skip
         torch.manual_seed(5)
         samples = [views(dict(img=image))["img"] for image in images]
@@ -264,7 +264,7 @@ def test_the_same_seed_gives_the_same_draws():
 
 def test_crops_of_too_few_levels_are_no_shared_ones():
     preprocessor = MCLDataPreprocessor(dict(type="Montage", size=64, ratios=(1, 2)))
-    views = MultiLevelViews(64, (1,), colours_on="device")
+    views = MultiLevelViews(64, (1,), colors_on="device")
     image = np.zeros((70, 70, 3), np.uint8)
     samples = [views(dict(img=image))["img"] for _ in range(4)]
     inputs = [torch.stack(crops) for crops in zip(*samples, strict=True)]

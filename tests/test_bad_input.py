@@ -8,7 +8,7 @@ from subprocess import CompletedProcess
 import pytest
 import torch
 
-from mcl.errors import InputError, sentence
+from mcl.errors import InputError, user_message
 
 from .conftest import (
     SHRINK,
@@ -33,7 +33,7 @@ def train(config, work_dir, overrides, *args, apart=False, **env):
         try:
             run_main("tools/train.py", config, *command)
         except InputError as error:
-            words = f"error: {sentence(error)}"
+            words = f"error: {user_message(error)}"
             return CompletedProcess(command, 1, printed.getvalue(), words)
     return CompletedProcess(command, 0, printed.getvalue(), "")
 
@@ -308,7 +308,7 @@ def test_evaluation_needs_every_weight(tmp_path):
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
 
-    from mcl.preflight import adapt_to_cpu
+    from mcl.config import adapt_to_cpu
 
     cfg = Config.fromfile(SMALL_DETECTOR)
     adapt_to_cpu(cfg)

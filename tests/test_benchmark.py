@@ -10,8 +10,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mcl.config import datasets
 from mcl.errors import InputError
-from mcl.preflight import datasets
 
 from .conftest import (
     PRETRAINING,

@@ -19,7 +19,8 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mcl.preflight import adapt_to_cpu, check_labels, check_paths
+from mcl.checks import check_labels, check_paths
+from mcl.config import adapt_to_cpu
 
 from .conftest import ROOT
 

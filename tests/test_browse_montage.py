@@ -8,10 +8,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mcl.config import adapt_to_cpu, datasets
 from mcl.errors import InputError
 from mcl.levels import level_name
-from mcl.picture import GAP, first_batch, image_colour
-from mcl.preflight import adapt_to_cpu, datasets
+from mcl.picture import GAP, first_batch, image_color
 
 from .conftest import (
     ROOT,
@@ -62,7 +62,7 @@ def tiles(picture, canvases: int, ratio: int):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_an_image_has_one_colour_at_every_level(path, tmp_path, capsys):
+def test_an_image_has_one_color_at_every_level(path, tmp_path, capsys):
     cfg = shipped(path, tmp_path)
     browse(tmp_path / "cfg.py", tmp_path / "out")
     printed = capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_an_image_has_one_colour_at_every_level(path, tmp_path, capsys):
             for tile, image in zip(found, index.tolist(), strict=True):
                 assert min(tile.shape[:2]) >= 48
                 corners = tile[[0, 0, -1, -1], [0, -1, 0, -1]].tolist()
-                assert corners == [list(image_colour(image))] * 4
+                assert corners == [list(image_color(image))] * 4
     pictures = {p.name for p in (tmp_path / "out").iterdir()} - {"images.txt"}
     views = range(1, len(batch.views) + 1)
     assert len(views) == (1 if "-sup" in path.stem else 2)

@@ -197,23 +197,23 @@ def test_csv_holds_the_logged_values(runs, tool, tmp_path):
     assert len(rows) == 1 + 3 * 12 + 3 * 6
 
 
-def painted(file, colour, left=0.0, right=1.0):
-    """Pixels of a colour below the legend, within parts of the width."""
+def painted(file, color, left=0.0, right=1.0):
+    """Pixels of a color below the legend, within parts of the width."""
     pixels = np.asarray(Image.open(file).convert("RGB"))
     assert pixels.shape[0] > 400 and pixels.shape[1] == 1200
     width = pixels.shape[1]
     pixels = pixels[60:, int(left * width) : int(right * width)]
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    wanted = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     return int((pixels == wanted).all(-1).sum())
 
 
-def test_picture_shows_every_run_in_its_colour(runs, tool, tmp_path):
+def test_picture_shows_every_run_in_its_color(runs, tool, tmp_path):
     tool(runs["mcl"], runs["random"], runs["epochs"])
     file = tmp_path / "out/compare.png"
-    for colour in compare.COLOURS[:3]:
-        assert painted(file, colour, 0, 0.6) > 100
-        assert painted(file, colour, 0.62) > 2000
-    assert not painted(file, compare.COLOURS[3])
+    for color in compare.COLORS[:3]:
+        assert painted(file, color, 0, 0.6) > 100
+        assert painted(file, color, 0.62) > 2000
+    assert not painted(file, compare.COLORS[3])
     first = file.read_bytes()
     tool(runs["mcl"], runs["random"], runs["epochs"])
     assert file.read_bytes() == first
@@ -224,18 +224,18 @@ def test_a_single_evaluation_is_visible(runs, tool, tmp_path):
         return lines[: next(i for i, line in enumerate(lines) if "coco" in line) + 1]
 
     tool(copy_of(runs["random"], tmp_path, first))
-    assert painted(tmp_path / "out/compare.png", compare.COLOURS[0], 0, 0.6) > 20
+    assert painted(tmp_path / "out/compare.png", compare.COLORS[0], 0, 0.6) > 20
 
 
 def test_an_unmeasured_size_has_no_bar(runs, tool, tmp_path):
     small = 0.64, 0.76  # where its bars stand
     tool(runs["random"], runs["epochs"])
     file = tmp_path / "out/compare.png"
-    assert not painted(file, compare.COLOURS[0], *small)
-    assert painted(file, compare.COLOURS[1], *small) > 1000
+    assert not painted(file, compare.COLORS[0], *small)
+    assert painted(file, compare.COLORS[1], *small) > 1000
     tool(runs["epochs"], runs["random"])
-    assert painted(file, compare.COLOURS[0], *small) > 1000
-    assert not painted(file, compare.COLOURS[1], *small)
+    assert painted(file, compare.COLORS[0], *small) > 1000
+    assert not painted(file, compare.COLORS[1], *small)
 
 
 def test_without_any_size_the_panel_says_so(runs, tool, tmp_path):
@@ -243,7 +243,7 @@ def test_without_any_size_the_panel_says_so(runs, tool, tmp_path):
     voc = copy_of(runs["mcl"], tmp_path, lambda _: [json.dumps(row)])
     words = tool(voc).split()
     assert words[:8] == "box (pascal_voc/bbox) iteration AP AP50 mcl 12 50.0".split()
-    assert not painted(tmp_path / "out/compare.png", compare.COLOURS[0], 0.65)
+    assert not painted(tmp_path / "out/compare.png", compare.COLORS[0], 0.65)
 
 
 @pytest.mark.parametrize(

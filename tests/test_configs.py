@@ -10,8 +10,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
+from mcl.config import adapt_to_cpu, datasets
 from mcl.export import build_unfilled
-from mcl.preflight import adapt_to_cpu, datasets
 
 from .conftest import ROOT, give_images, shrink_recipe
 
@@ -66,7 +66,7 @@ def test_numbers_of_a_recipe_agree(path):
 # What a name promises; each differs from the paper's recipe in that alone.
 PROMISES = {
     "fpn_same_": ("head.assignment", "same"),
-    "fpn_neighbours_": ("head.assignment", "neighbours"),
+    "fpn_neighbors_": ("head.assignment", "neighbors"),
     "fpn_all_": ("head.assignment", "all"),
     "fpn_no-negatives_": ("head.loss.type", "MultiLevelRegressionLoss"),
     "fpn_queue4k_": ("head.queue", 4096),
@@ -179,8 +179,8 @@ def test_the_readmes_own_folder_command():
 
 
 @pytest.mark.parametrize("path", PRETRAINING, ids=lambda p: p.stem)
-def test_colours_are_applied_where_the_recipe_runs(path):
+def test_colors_are_applied_where_the_recipe_runs(path):
     place = "worker" if "-cpu-" in path.stem else "device"
     for dataset in datasets(Config.fromfile(path).train_dataloader.dataset):
         load, views = dataset.pipeline[:2]
-        assert load.defer and views.colours_on == place
+        assert load.defer and views.colors_on == place

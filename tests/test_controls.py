@@ -6,9 +6,9 @@ import torch
 from mmengine.config import Config
 from torchvision.transforms.v2 import functional as image_ops
 
+from mcl.config import adapt_to_cpu
 from mcl.datasets import Montage, MultiLevelViews
 from mcl.errors import InputError
-from mcl.preflight import adapt_to_cpu
 
 from .conftest import ROOT, random_views, shrunk_config, shrunk_model
 

@@ -11,7 +11,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional as ops
 
 from mcl.datasets import LoadImageOrRaise, MultiLevelViews, crops
-from mcl.datasets.crops import Box, BoxDraw, cut, largest_reduction
+from mcl.datasets.crops import Box, BoxSampler, cut, largest_reduction
 from mcl.datasets.loading import LazyImage, UnreadableImage
 from mcl.errors import InputError
 
@@ -25,7 +25,7 @@ PLAIN = dict(
 
 def boxes(number: int, height: int, width: int, flip_prob=0.5) -> list[Box]:
     uniform = np.random.default_rng(0).random((number, crops.NUM_DRAWS))
-    return BoxDraw(SCALE, ASPECT, flip_prob)(uniform, height, width)
+    return BoxSampler(SCALE, ASPECT, flip_prob)(uniform, height, width)
 
 
 def picture(height: int, width: int, seed: int = 0) -> Image.Image:

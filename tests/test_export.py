@@ -10,6 +10,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import nn
 
+from mcl.config import adapt_to_cpu
 from mcl.errors import InputError
 from mcl.export import (
     ToMMDetection,
@@ -18,8 +19,7 @@ from mcl.export import (
     take_network,
     write_tensors,
 )
-from mcl.load_report import BACKBONE, NECK, SHARED_CONVS, LoadReport
-from mcl.preflight import adapt_to_cpu
+from mcl.export.load_report import BACKBONE, NECK, SHARED_CONVS, LoadReport
 
 from .conftest import random_views, shrunk_model
 from .detectors import COCO, detector, send

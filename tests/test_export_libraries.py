@@ -14,7 +14,6 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from mcl.architecture import Architecture
 from mcl.errors import InputError
 from mcl.export import (
     ToDetectron2,
@@ -25,6 +24,7 @@ from mcl.export import (
     load_weights,
     take_network,
 )
+from mcl.export.architecture import Architecture
 
 from .conftest import PRETRAINING, run_main
 

@@ -15,7 +15,7 @@ from mcl.export import (
     read_checkpoint,
     take_network,
 )
-from mcl.load_report import NECK, SHARED_CONVS, LoadReport
+from mcl.export.load_report import NECK, SHARED_CONVS, LoadReport
 
 from .conftest import random_views, run_tool, shrunk_model
 from .detectors import detector, send, small_config

@@ -9,8 +9,8 @@ from mmengine.runner.checkpoint import load_checkpoint
 
 from mcl.errors import InputError
 from mcl.export import load_weights
-from mcl.load_report import SHARED_CONVS
-from mcl.released import from_released, own_name, released_name
+from mcl.export.load_report import SHARED_CONVS
+from mcl.export.released import from_released, own_name, released_name
 
 from .conftest import (
     DATA,

@@ -1,4 +1,4 @@
-"""Nearest neighbours on labelled images: the vote, the features, the hook in a run."""
+"""Nearest neighbors on labeled images: the vote, the features, the hook in a run."""
 
 import json
 import logging
@@ -16,33 +16,33 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
+from mcl.config import adapt_to_cpu
 from mcl.engine import KNNHook
 from mcl.engine.knn import knn_vote, undisturbed
 from mcl.errors import InputError
-from mcl.preflight import adapt_to_cpu
 
 from .conftest import PRETRAINING, ROOT, shrunk_config, shrunk_model
 
-COLOURS = dict(blue=(20, 30, 220), green=(30, 200, 40), red=(220, 30, 20))
+COLORS = dict(blue=(20, 30, 220), green=(30, 200, 40), red=(220, 30, 20))
 KEYS = {"knn_backbone", "knn_p5"}
 FRAGMENT = ROOT / "configs/_base_/knn_monitor.py"
 
 
 def write_classes(root, number, noise):
-    """A folder for each colour with images of about that colour; odd sizes."""
+    """A folder for each color with images of about that color; odd sizes."""
     rng = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
+    for name, color in COLORS.items():
         (root / name).mkdir(parents=True)
         for i in range(number):
-            pixels = rng.normal(colour, noise, (50, 41 + i, 3)).clip(0, 255)
+            pixels = rng.normal(color, noise, (50, 41 + i, 3)).clip(0, 255)
             image = Image.fromarray(pixels.astype(np.uint8))
             image.save(root / name / f"{i}.png")
 
 
 @pytest.fixture(scope="module")
-def labelled(tmp_path_factory):
-    """``train`` of 3 x 7 and ``val`` of 3 x 3 plain colours, one class each."""
-    root = tmp_path_factory.mktemp("labelled")
+def labeled(tmp_path_factory):
+    """``train`` of 3 x 7 and ``val`` of 3 x 3 plain colors, one class each."""
+    root = tmp_path_factory.mktemp("labeled")
     write_classes(root / "train", 7, noise=4)
     write_classes(root / "val", 3, noise=4)
     return root
@@ -87,21 +87,21 @@ def test_votes_are_the_formula(k, temperature, monkeypatch):
     assert found.tolist() == expected
 
 
-def test_a_near_neighbour_outvotes_two_far_ones():
+def test_a_near_neighbor_outvotes_two_far_ones():
     bank = nn.functional.normalize(torch.tensor([[1, 0.1], [0, 1.0], [0.1, 1]]), dim=1)
     labels, query = torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0]])
     assert knn_vote(query, bank, labels, k=3, temperature=0.07) == 0
     assert knn_vote(query, bank, labels, k=3, temperature=100.0) == 1
 
 
-def test_classes_of_one_colour_are_told_apart(labelled):
+def test_classes_of_one_color_are_told_apart(labeled):
     model = shrunk_model()
-    scores = hook_for(labelled, model).evaluate(model)
+    scores = hook_for(labeled, model).evaluate(model)
     assert scores == dict(knn_backbone=1.0, knn_p5=1.0)
 
 
-def test_features_are_those_of_the_online_network_alone(labelled, monkeypatch):
-    """By hand from the files: RGB, centre crop, evaluation mode; votes by hand."""
+def test_features_are_those_of_the_online_network_alone(labeled, monkeypatch):
+    """By hand from the files: RGB, center crop, evaluation mode; votes by hand."""
     model = shrunk_model().train()
     for part in (model.backbone, model.neck):
         for module in part.modules():
@@ -114,8 +114,8 @@ def test_features_are_those_of_the_online_network_alone(labelled, monkeypatch):
         return knn_vote(queries, bank, labels, k, temperature)
 
     monkeypatch.setattr("mcl.engine.knn.knn_vote", watch)
-    hook_for(labelled, model, batch_size=4).evaluate(model)
-    file = labelled / "val" / "green" / "1.png"
+    hook_for(labeled, model, batch_size=4).evaluate(model)
+    file = labeled / "val" / "green" / "1.png"
     image = Image.open(file).resize((36, 50 * 36 // 42), Image.Resampling.BILINEAR)
     left, top = (image.width - 32) // 2, (image.height - 32) // 2
     pixels = np.array(image.crop((left, top, left + 32, top + 32)))
@@ -134,34 +134,32 @@ def test_features_are_those_of_the_online_network_alone(labelled, monkeypatch):
         assert found[2].tolist() == [0] * 7 + [1] * 7 + [2] * 7
 
 
-def test_a_data_set_config_and_fewer_images(labelled):
-    files = [
-        f"{c}/{i}.png {label}" for label, c in enumerate(COLOURS) for i in range(3)
-    ]
-    (labelled / "list.txt").write_text("\n".join(files))
+def test_a_data_set_config_and_fewer_images(labeled):
+    files = [f"{c}/{i}.png {label}" for label, c in enumerate(COLORS) for i in range(3)]
+    (labeled / "list.txt").write_text("\n".join(files))
     val = dict(
         type="CustomDataset",
-        data_root=str(labelled),
+        data_root=str(labeled),
         data_prefix="val",
         ann_file="list.txt",
-        metainfo=dict(classes=tuple(COLOURS)),
+        metainfo=dict(classes=tuple(COLORS)),
     )
     model = shrunk_model()
-    hook = hook_for(labelled, model, val=val, images_per_class=2, k=2)
+    hook = hook_for(labeled, model, val=val, images_per_class=2, k=2)
     train = hook.parts["train"]
     paths = [train.dataset.dataset.get_data_info(i)["img_path"] for i in train.indices]
     assert [p.split("train/")[1] for p in paths] == [
-        f"{c}/{i}.png" for c in COLOURS for i in (0, 3)
+        f"{c}/{i}.png" for c in COLORS for i in (0, 3)
     ]
     assert hook.evaluate(model)["knn_backbone"] == 1.0
 
 
-def test_what_gives_no_score_or_is_replaced_is_said(labelled, tmp_path):
-    shutil.copytree(labelled / "val", tmp_path / "val")
+def test_what_gives_no_score_or_is_replaced_is_said(labeled, tmp_path):
+    shutil.copytree(labeled / "val", tmp_path / "val")
     broken = tmp_path / "val" / "red" / "0.png"
     broken.write_bytes(b"no image")
     model, said, scores = shrunk_model(), [], []
-    hook = hook_for(labelled, model, val=str(tmp_path / "val"))
+    hook = hook_for(labeled, model, val=str(tmp_path / "val"))
     runner = SimpleNamespace(
         iter=4999,
         max_iters=9999,
@@ -217,9 +215,9 @@ def train(work_dir, images, *hooks) -> Runner:
 
 
 def test_training_goes_on_bit_for_bit_and_the_log_has_it(
-    tmp_path, image_folder, labelled
+    tmp_path, image_folder, labeled
 ):
-    folders = dict(train=str(labelled / "train"), val=str(labelled / "val"))
+    folders = dict(train=str(labeled / "train"), val=str(labeled / "val"))
     knn = dict(type="KNNHook", **folders, interval=2, k=3, num_workers=2)
     without = train(tmp_path / "without", image_folder)
     with_it = train(tmp_path / "with", image_folder, knn)
@@ -287,28 +285,28 @@ def test_training_goes_on_bit_for_bit_and_the_log_has_it(
         ),
     ],
 )
-def test_what_is_wrong_is_named(labelled, option, message):
-    (labelled / "empty" / "a").mkdir(parents=True, exist_ok=True)
-    if not (labelled / "one").exists():
-        (labelled / "one" / "a").mkdir(parents=True)
-        Image.new("RGB", (40, 40)).save(labelled / "one" / "a" / "0.png")
-        shutil.copytree(labelled / "one", labelled / "gap")
-        (labelled / "gap" / "b").mkdir()
-        shutil.copytree(labelled / "val", labelled / "less")
-        for file in (labelled / "less" / "red").iterdir():
+def test_what_is_wrong_is_named(labeled, option, message):
+    (labeled / "empty" / "a").mkdir(parents=True, exist_ok=True)
+    if not (labeled / "one").exists():
+        (labeled / "one" / "a").mkdir(parents=True)
+        Image.new("RGB", (40, 40)).save(labeled / "one" / "a" / "0.png")
+        shutil.copytree(labeled / "one", labeled / "gap")
+        (labeled / "gap" / "b").mkdir()
+        shutil.copytree(labeled / "val", labeled / "less")
+        for file in (labeled / "less" / "red").iterdir():
             file.unlink()
-        (labelled / "beyond.txt").write_text("blue/0.png 0\nred/0.png 3")
+        (labeled / "beyond.txt").write_text("blue/0.png 0\nred/0.png 3")
 
     def filled(value):
         if isinstance(value, dict):
             return {key: filled(v) for key, v in value.items()}
-        return value.replace("{}", str(labelled)) if isinstance(value, str) else value
+        return value.replace("{}", str(labeled)) if isinstance(value, str) else value
 
     with pytest.raises(InputError, match=message):
-        hook_for(labelled, **filled(option))
+        hook_for(labeled, **filled(option))
 
 
-def test_the_config_fragment(tmp_path, labelled):
+def test_the_config_fragment(tmp_path, labeled):
     """As its comment says, with folders that are here."""
     config = tmp_path / "config.py"
     config.write_text(
@@ -318,5 +316,5 @@ def test_the_config_fragment(tmp_path, labelled):
     hooks = Config.fromfile(config).custom_hooks
     assert [hook.type for hook in hooks].count("EmbeddingMonitorHook") == 1
     options = {k: v for k, v in hooks[-1].items() if k not in ("type", "train", "val")}
-    hook = hook_for(labelled, **options)
+    hook = hook_for(labeled, **options)
     assert len(hook.parts["train"]) == 21 and hook.k == 20

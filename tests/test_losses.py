@@ -5,7 +5,7 @@ import torch
 
 from mcl.errors import InputError
 from mcl.models import MCLHead, MultiLevelContrastiveLoss
-from mcl.models.losses import contrastive_cross_entropy, normalise
+from mcl.models.losses import contrastive_cross_entropy, normalize
 
 SIZES = dict(in_channels=6, hid_channels=8, out_channels=6)
 
@@ -33,7 +33,7 @@ def test_against_brute_force(temperature):
     online, targets = torch.randn(12, 6), torch.randn(5, 6)
     labels = torch.randint(0, 5, (12,))
     term = contrastive_cross_entropy(
-        normalise(online), normalise(targets), labels, temperature
+        normalize(online), normalize(targets), labels, temperature
     )
     expected = brute_force(online, targets, labels, temperature)
     for got, want in zip(term, expected, strict=True):
@@ -42,7 +42,7 @@ def test_against_brute_force(temperature):
 
 def test_weight_and_temperature():
     loss = MultiLevelContrastiveLoss((0.5, 0.25), temperature=0.2)
-    online, targets = normalise(torch.randn(4, 6)), normalise(torch.randn(4, 6))
+    online, targets = normalize(torch.randn(4, 6)), normalize(torch.randn(4, 6))
     weighted, term = loss(1, online, targets, torch.arange(4))
     assert weighted.item() == pytest.approx(0.25 * 0.4 * term.cross_entropy.item())
 
@@ -50,14 +50,14 @@ def test_weight_and_temperature():
 def test_float32_under_autocast():
     online = torch.randn(4, 6, dtype=torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        unit = normalise(online)
+        unit = normalize(online)
         term = contrastive_cross_entropy(unit, unit, torch.arange(4), 1.0)
     assert unit.dtype == term.cross_entropy.dtype == torch.float32
     assert torch.allclose(unit.norm(dim=1), torch.ones(4), atol=1e-6)
 
 
 def test_a_single_image_has_no_negative():
-    unit = normalise(torch.randn(1, 6))
+    unit = normalize(torch.randn(1, 6))
     term = contrastive_cross_entropy(unit, unit, torch.zeros(1, dtype=torch.long), 1.0)
     assert term.cross_entropy.item() == 0 and term.negative.item() == 0
 

@@ -46,10 +46,10 @@ def open_coco(file):
         return COCO(str(file))
 
 
-def save_disc(file, colour=(255, 0, 255), mode="RGBA"):
+def save_disc(file, color=(255, 0, 255), mode="RGBA"):
     """Save a disc on a transparent ground; 120 px, so that scenes shrink it."""
     rgba = np.zeros((128, 128, 4), np.uint8)
-    cv2.circle(rgba, (64, 64), 60, (*colour, 255), -1)
+    cv2.circle(rgba, (64, 64), 60, (*color, 255), -1)
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rgba).convert(mode).save(file)
 
@@ -110,7 +110,7 @@ def test_masks_are_disjoint_and_boxes_tight(data, split):
 
 
 def test_masks_follow_the_painted_pixels(tmp_path):
-    black = compose.Grounds([np.zeros((96, 96, 3), np.uint8)], recolour=False)
+    black = compose.Grounds([np.zeros((96, 96, 3), np.uint8)], recolor=False)
     save_disc(tmp_path / "disc.png")
     source = cutouts.FolderCutouts(tmp_path)
     for seed in range(5):
@@ -459,7 +459,7 @@ def test_cutouts_that_are_left_out(parted):
 def test_rules_of_a_scene_are_kept(tmp_path):
     save_disc(tmp_path / "disc.png")
     source = cutouts.FolderCutouts(tmp_path)
-    dark = compose.Grounds([np.zeros((96, 96, 3), np.uint8)], recolour=False)
+    dark = compose.Grounds([np.zeros((96, 96, 3), np.uint8)], recolor=False)
     rules = compose.SceneRules((2, 3), (0.2, 0.3), (2, 2))
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -472,7 +472,7 @@ def test_rules_of_a_scene_are_kept(tmp_path):
 
 def test_distractors_are_no_objects():
     rng = np.random.default_rng(0)
-    bright = compose.Grounds([np.full((96, 96, 3), 200, np.uint8)], recolour=False)
+    bright = compose.Grounds([np.full((96, 96, 3), 200, np.uint8)], recolor=False)
     scene = compose.Scene(rng, compose.Grounds([np.zeros((9, 9, 3), np.uint8)]), 96)
     assert scene.add(compose.make_distractor(rng, bright, 80))
     assert (scene.image[..., 0] > 150).sum() > 100

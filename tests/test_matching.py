@@ -8,7 +8,7 @@ import torch
 
 from mcl.errors import InputError
 from mcl.models import MCLHead
-from mcl.models.losses import normalise
+from mcl.models.losses import normalize
 from mcl.models.matching import TargetQueue, Targets, gather_targets, matched_levels
 
 from .conftest import random_views, shrunk_model
@@ -21,7 +21,7 @@ LEVELS = ("p5", "p4", "p3")
 MATCHED = dict(
     image=[[0], [0], [0]],
     same=[[0], [1], [2]],
-    neighbours=[[0, 1], [0, 1, 2], [1, 2]],
+    neighbors=[[0, 1], [0, 1, 2], [1, 2]],
     all=[[0, 1, 2]] * 3,
 )
 
@@ -53,7 +53,7 @@ def dot(a: list[float], b: list[float]) -> float:
 
 
 def image_targets(embeddings, index, batch_size: int) -> list:
-    """Normalised mean of the normalised embeddings of each image's tiles, or None."""
+    """Normalized mean of the normalized embeddings of each image's tiles, or None."""
     targets = []
     for image in range(batch_size):
         tiles = [unit(e) for e in embeddings[index == image].tolist()]
@@ -120,7 +120,7 @@ def test_a_tile_without_a_target_has_no_gradient():
 
 
 def test_the_levels_that_exist():
-    assert matched_levels("neighbours", 4) == ((0, 1), (0, 1, 2), (1, 2, 3), (2, 3))
+    assert matched_levels("neighbors", 4) == ((0, 1), (0, 1, 2), (1, 2, 3), (2, 3))
     assert matched_levels("all", 1) == ((0,),)
     with pytest.raises(InputError, match="assignment='b'"):
         matched_levels("b", 4)
@@ -221,13 +221,13 @@ def test_regression_has_no_gradient_from_other_images(kind, negatives):
     model = head(loss=dict(type=f"MultiLevel{kind}Loss"))
     model.eval()  # batch statistics would tie the tiles together
     online, index = draw(7)
-    targets, gradients = normalise(torch.randn(7, 6)), []
+    targets, gradients = normalize(torch.randn(7, 6)), []
     for _ in range(2):
         tiles = [e.clone().requires_grad_() for e in online]
         losses = model.loss(tiles, index, Targets(targets[None], None))
         sum(v for k, v in losses.items() if k.startswith("loss")).backward()
         gradients.append([t.grad[i == 0] for t, i in zip(tiles, index, strict=True)])
-        targets = torch.cat([targets[:1], normalise(torch.randn(6, 6))])
+        targets = torch.cat([targets[:1], normalize(torch.randn(6, 6))])
     for before, after in zip(*gradients, strict=True):
         assert before.abs().sum() > 0
         assert torch.equal(before, after) == (not negatives)

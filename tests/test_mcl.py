@@ -69,7 +69,7 @@ def test_each_view_is_matched_with_the_other():
         assert model.loss(views)["loss_p4"].item() == pytest.approx(by_hand.item())
 
 
-def test_target_starts_as_a_copy_of_the_initialised_network():
+def test_target_starts_as_a_copy_of_the_initialized_network():
     model = shrunk_model()
     online = dict(model.named_parameters())
     for name, weight in model.target.named_parameters():

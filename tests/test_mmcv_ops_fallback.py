@@ -375,13 +375,13 @@ def test_missing_mmcv_is_named():
 
 
 def test_module_runs_a_script(tmp_path):
-    (tmp_path / "neighbour.py").write_text("CODE = 3\n")
+    (tmp_path / "neighbor.py").write_text("CODE = 3\n")
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, neighbour, mmcv._ext\n"
+        "import sys, neighbor, mmcv._ext\n"
         "print(__name__, *sys.argv[1:], mmcv._ext.nms.__name__)\n"
         "print(sys.argv[0] == __file__)\n"
-        "sys.exit(neighbour.CODE)\n"
+        "sys.exit(neighbor.CODE)\n"
     )
     result = python("-m", "mmcv_ops_fallback", script, "a", "--b=1")
     expected = ["__main__", "a", "--b=1", "nms", "True"]

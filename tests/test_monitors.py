@@ -14,10 +14,10 @@ from mmengine.runner import Runner
 from PIL import Image
 from torch import nn
 
+from mcl.config import adapt_to_cpu
 from mcl.engine import EmbeddingMonitorHook
 from mcl.engine.monitors import CollapseAlarm, Tap, spread
 from mcl.errors import InputError
-from mcl.preflight import adapt_to_cpu
 
 from .conftest import random_views, shrunk_config, shrunk_model
 

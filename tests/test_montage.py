@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mcl.datasets.montage import Montage, cut_tiles, draw_image_index, lay_tiles
+from mcl.datasets.montage import Montage, cut_tiles, lay_tiles, sample_image_index
 from mcl.errors import InputError
 
 
@@ -44,12 +44,12 @@ def test_every_tile_shows_the_image_it_names():
 
 @pytest.mark.parametrize("batch_size, slots", [(16, 16), (16, 64), (10, 16)])
 def test_slots_hold_every_image_equally_often(batch_size, slots):
-    counts = torch.bincount(draw_image_index(batch_size, slots), minlength=batch_size)
+    counts = torch.bincount(sample_image_index(batch_size, slots), minlength=batch_size)
     assert set(counts.tolist()) <= {slots // batch_size, -(-slots // batch_size)}
 
 
 def test_fewer_slots_than_images_hold_distinct_ones():
-    index = draw_image_index(20, 16)
+    index = sample_image_index(20, 16)
     assert len(set(index.tolist())) == 16 and index.max() < 20
 
 

@@ -87,7 +87,7 @@ def test_the_pyramid_is_the_detectors():
         assert torch.equal(ours, theirs)
 
 
-def test_initialisation():
+def test_initialization():
     neck = MCLNeck(CHANNELS, 32, projector=dict(hid_channels=512, out_channels=256))
     neck.init_weights()
     conv = neck.shared_convs[0].conv.weight  # Kaiming normal, fan_out = 32 * 9

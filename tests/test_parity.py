@@ -11,8 +11,8 @@ from torch import nn
 
 from mcl.datasets.montage import cut_tiles, lay_tiles
 from mcl.engine import LARSConstructor
+from mcl.export.released import released_name
 from mcl.models import MCLHead, MCLNeck, TargetNetwork
-from mcl.released import released_name
 
 from .conftest import DATA, PRETRAINING
 

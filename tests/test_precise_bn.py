@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 import precise_bn
-from mcl.preflight import adapt_to_cpu
+from mcl.config import adapt_to_cpu
 from precise_bn import PreciseBNHook
 
 from .conftest import SMALL_DETECTOR
@@ -94,7 +94,7 @@ def statistics_of(inputs: list) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def expected(model: Toy, batches: list) -> list[tuple]:
-    """What enters both BN layers, by plain calls that normalise by the batch."""
+    """What enters both BN layers, by plain calls that normalize by the batch."""
     first, second = [], []
     for batch in batches:
         first.append(F.conv2d(batch["inputs"], model.conv1.weight, model.conv1.bias))

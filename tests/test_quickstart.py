@@ -9,7 +9,7 @@ from .conftest import run_tool
 
 
 @pytest.mark.hosts
-def test_whole_flow_leaves_its_files_and_says_that_nothing_was_learnt(tmp_path):
+def test_whole_flow_leaves_its_files_and_says_that_nothing_was_learned(tmp_path):
     out = tmp_path / "out"
     short = "--images 80 --scenes 8 --val-scenes 4 --pretrain-iters 4"
     done = run_tool(

@@ -15,13 +15,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mcl.load_report import PRETRAINED, LoadReport
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from PIL import Image
 
 from mcl.errors import InputError
-from mcl.load_report import PRETRAINED, LoadReport
 
 from .conftest import ROOT
 from .test_benchmark import load

@@ -244,7 +244,7 @@ def test_no_figure_is_typed_into_the_document(tmp_path):
     prose += [getattr(card, name) for name in (*names.split(), "THE_REST", "WITHIN")]
     paper = {"1608", "03983"}  # arXiv's number
     assert set(re.findall(r"\b\d+", " ".join(prose))) == {"95", "100", "0"} | paper
-    known = {str(measure.NEIGHBOURS), str(measure.BANK_PER_CUTOUT), "1"}  # top-1
+    known = {str(measure.NEIGHBORS), str(measure.BANK_PER_CUTOUT), "1"}  # top-1
     assert set(re.findall(r"\d+", card.RECOGNITION)) == known
 
 

@@ -16,10 +16,11 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, TRANSFORMS
 
+from mcl.checks import check_data, check_paths
+from mcl.config import adapt_to_cpu
 from mcl.datasets import ReplayableDataset, SampleKey, archives, sources
 from mcl.datasets.loading import UnreadableImage
 from mcl.errors import InputError
-from mcl.preflight import adapt_to_cpu, check_data, check_paths
 
 from .conftest import (
     ROOT,
@@ -140,7 +141,7 @@ def test_labels_of_folders_lists_and_archives(folder, tmp_path):
               metainfo=dict(classes=("a",)))  # fmt: skip
 
 
-def test_a_batch_of_labelled_images_keeps_its_labels(folder):
+def test_a_batch_of_labeled_images_keeps_its_labels(folder):
     cfg = shrunk_config(folder)
     cfg.train_dataloader.dataset.dataset.with_label = True
     cfg.train_dataloader.batch_size = cfg.train_dataloader.sampler.batch_size = 4

@@ -18,7 +18,7 @@ from mcl.engine.compiling import CompileHook, compile_parts
 from mcl.engine.logs import store_figures
 from mcl.errors import InputError
 from mcl.models.early import differentiate_early
-from mcl.models.losses import contrastive_cross_entropy, normalise
+from mcl.models.losses import contrastive_cross_entropy, normalize
 
 from .conftest import random_views, shrunk_model
 
@@ -47,8 +47,8 @@ def assert_equal(one: dict, other: dict, scale: float = 1.0) -> None:
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradient_of_the_loss_is_that_of_autograd(masked):
     torch.manual_seed(0)
-    targets, labels = normalise(torch.randn(7, 5)), torch.randint(0, 7, (12,))
-    online = normalise(torch.randn(12, 5)).requires_grad_()
+    targets, labels = normalize(torch.randn(7, 5)), torch.randint(0, 7, (12,))
+    online = normalize(torch.randn(12, 5)).requires_grad_()
     valid = torch.ones(7, dtype=torch.bool)
     valid[[1, 4]] = not masked
     term = contrastive_cross_entropy(
@@ -82,8 +82,8 @@ class Matrices(TorchDispatchMode):
 
 
 def test_one_matrix_of_logits():
-    online = normalise(torch.randn(64, 5)).requires_grad_()
-    targets, valid = normalise(torch.randn(48, 5)), torch.arange(48) > 3
+    online = normalize(torch.randn(64, 5)).requires_grad_()
+    targets, valid = normalize(torch.randn(48, 5)), torch.arange(48) > 3
     with Matrices((64, 48)) as counter:
         contrastive_cross_entropy(
             online, targets, torch.arange(64) % 48, 0.2, valid
@@ -110,12 +110,12 @@ def test_early_backward_changes_no_gradient(assignment):
 def test_early_backward_under_bfloat16_autocast():
     """Both views' backward passes run outside autocast, or one would lose digits."""
     weight = nn.Parameter(torch.randn(5, 5))
-    online, targets = torch.randn(12, 5), normalise(torch.randn(7, 5))
+    online, targets = torch.randn(12, 5), normalize(torch.randn(7, 5))
     labels, found = torch.randint(0, 7, (12,)), []
     for early in (False, True):
         weight.grad = None
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            unit = normalise(online @ weight)
+            unit = normalize(online @ weight)
             term = contrastive_cross_entropy(unit, targets, labels, 0.1)
             losses = dict(loss=term.cross_entropy)
             if early:

@@ -11,8 +11,8 @@ import mmdet
 import pytest
 import torch
 
+from mcl.config import adapt_to_cpu
 from mcl.export import ToMMDetection, export, load_weights, take_network, write_tensors
-from mcl.preflight import adapt_to_cpu
 
 from .conftest import ROOT, random_views, shrunk_model
 from .detectors import DETECTORS

@@ -17,11 +17,11 @@ from mmpretrain.structures import DataSample
 from PIL import Image
 from torch import nn
 
+from mcl.config import adapt_to_cpu, settle_loaders
 from mcl.engine import ClassesHook, LevelAccuracy
 from mcl.errors import InputError
 from mcl.export import ToMMDetection, export, take_network
 from mcl.models import TileClassifierHead
-from mcl.preflight import adapt_to_cpu, settle_loaders
 
 from .conftest import ROOT, SHRINK
 from .detectors import detector
@@ -43,11 +43,11 @@ SMALL = {
 
 
 def write_classes(folder: Path, number: int) -> None:
-    """A folder per class; its images are of one colour."""
-    for label, colour in enumerate(((200, 30, 30), (30, 200, 30), (30, 30, 200))):
+    """A folder per class; its images are of one color."""
+    for label, color in enumerate(((200, 30, 30), (30, 200, 30), (30, 30, 200))):
         (folder / f"class_{label}").mkdir(parents=True)
         for i in range(number):
-            pixels = np.full((40, 50, 3), colour, np.uint8)
+            pixels = np.full((40, 50, 3), color, np.uint8)
             Image.fromarray(pixels).save(folder / f"class_{label}/{i}.png")
 
 
@@ -157,8 +157,8 @@ def test_labels_travel_with_their_tiles(data):
     [dict(hid_channels=32, out_channels=16), dict(type="GlobalAveragePooling")],
     ids=["projector", "pooled"],
 )
-def test_classes_are_learnt_and_evaluated(data, tmp_path, projector):
-    """Three colours: a few steps suffice at every level, in training and validation."""
+def test_classes_are_learned_and_evaluated(data, tmp_path, projector):
+    """Three colors: a few steps suffice at every level, in training and validation."""
     cfg = small_config(
         data,
         **{

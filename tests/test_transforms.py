@@ -35,7 +35,7 @@ def test_crops_differ_between_levels_and_views_and_repeat_with_the_seed():
 
 
 def test_the_whole_image_shrinks_to_its_mean_without_aliasing():
-    # Stripes one pixel wide: nearest-neighbour sampling would keep one colour.
+    # Stripes one pixel wide: nearest-neighbor sampling would keep one color.
     stripes = np.zeros((64, 64, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
     views = MultiLevelViews(
@@ -76,7 +76,7 @@ def test_share_of_solarized_crops(view, prob):
         (dict(blur_sigma=(0, 1)), "blur_sigma"),
         (dict(color_jitter=dict(hue=0.7)), "color_jitter"),
         (dict(color_jitter=dict(tint=0.7)), "color_jitter"),
-        (dict(colours_on="gpu"), "colours_on='gpu'"),
+        (dict(colors_on="gpu"), "colors_on='gpu'"),
     ],
 )
 def test_wrong_settings_are_named(arguments, field):

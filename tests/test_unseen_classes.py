@@ -1,4 +1,4 @@
-"""tools/scenes/unseen_classes.py: classes of objects by their neighbours' votes."""
+"""tools/scenes/unseen_classes.py: classes of objects by their neighbors' votes."""
 
 import json
 
@@ -14,10 +14,10 @@ from .conftest import ROOT, run_main
 from .test_make_scenes import load
 
 unseen_classes = load("unseen_classes")
-COLOURS = {1: (200, 0, 0), 2: (0, 0, 200)}
+COLORS = {1: (200, 0, 0), 2: (0, 0, 200)}
 
 
-class Colours(nn.Module):
+class Colors(nn.Module):
     """A backbone of two maps: a constant one, and the picture itself."""
 
     def __init__(self):
@@ -30,7 +30,7 @@ class Colours(nn.Module):
 
 @pytest.fixture
 def scenes(tmp_path):
-    """Red and blue objects on grey, as many of each; one more is too small.
+    """Red and blue objects on gray, as many of each; one more is too small.
 
     In val the second scene's reaches the picture's border.
     """
@@ -41,7 +41,7 @@ def scenes(tmp_path):
         for k in range(count):
             picture = np.full((96, 96, 3), 128 if split == "train" else 90, np.uint8)
             kind, left = 1 + k // 2 % 2, 66 if (split, k) == ("val", 1) else 10 + k
-            picture[20:50, left : left + 30] = COLOURS[kind]
+            picture[20:50, left : left + 30] = COLORS[kind]
             Image.fromarray(picture).save(tmp_path / split / f"{k}.png")
             images.append(dict(id=k + 1, file_name=f"{k}.png", height=96, width=96))
             notes.append(
@@ -71,10 +71,10 @@ def test_crops_show_their_objects(scenes):
     assert classes.tolist() == [1, 1, 2, 2] * 2
     assert crops.shape == (8, 3, 36, 36)
     for crop, kind in zip(crops, classes.tolist(), strict=True):
-        assert crop[:, 18, 18].tolist() == list(COLOURS[kind])
+        assert crop[:, 18, 18].tolist() == list(COLORS[kind])
         assert crop[:, 0, 0].tolist() == [90] * 3  # a fifth larger than the box
     # The one at the border is not in the middle, and nothing is filled in.
-    assert crops[1][:, 18, 35].tolist() == list(COLOURS[1])
+    assert crops[1][:, 18, 35].tolist() == list(COLORS[1])
     assert crops[3][:, 18, 35].tolist() == [90] * 3
     some, kinds = unseen_classes.cut_objects(scenes, "val", 36, slice(1, None, 2))
     assert torch.equal(some, crops[1::2]) and kinds.tolist() == [1, 2, 1, 2]
@@ -83,14 +83,14 @@ def test_crops_show_their_objects(scenes):
 def test_classes_are_told_by_what_the_maps_hold(scenes):
     bank, known, new = bank_and_queries(scenes)
     swapped = (known[0], 3 - known[1])
-    found = unseen_classes.judge(Colours(), bank, [known, new, swapped])
+    found = unseen_classes.judge(Colors(), bank, [known, new, swapped])
     assert [seeing for _, seeing in found] == [1, 1, 0]
     assert [blind for blind, _ in found] == [0.5, 0.5, 0.5]  # one class gets all votes
 
 
 def test_statistics_are_those_of_the_bank(scenes):
     bank, _, new = bank_and_queries(scenes)
-    backbone = Colours()
+    backbone = Colors()
     backbone.norm.running_mean += 7
     backbone.norm.num_batches_tracked += 1000
     unseen_classes.judge(backbone, bank, [new])

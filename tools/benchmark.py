@@ -37,7 +37,7 @@ from measuring.step import compare_steps
 from measuring.variants import AMP, check_device, make_variants
 from mmengine.config import DictAction
 
-from mcl.errors import InputError, exit_in_words
+from mcl.errors import InputError, run_cli
 
 
 def run_step(args: argparse.Namespace) -> Report:
@@ -197,4 +197,4 @@ def write(args: argparse.Namespace, machine: dict, report: Report) -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

@@ -4,7 +4,7 @@
 
 The config's own loader, pipeline and preprocessor give the first batch of a run. For
 each view and level a picture goes into the folder OUT, such as view1_p5.png, its tiles
-outlined and numbered: an image has its number and colour in all of them. OUT/images.txt
+outlined and numbered: an image has its number and color in all of them. OUT/images.txt
 says which image a number is.
 """
 
@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 from mmengine.config import Config, DictAction
 
-from mcl.errors import InputError, exit_in_words
+from mcl.checks import check_data
+from mcl.config import merge_options, read_config, settle_loaders
+from mcl.errors import InputError, run_cli
 from mcl.levels import level_name
 from mcl.picture import Batch, draw_grid, first_batch
-from mcl.preflight import check_data, merge_options, read_config, settle_loaders
 
 
 def parse_args() -> argparse.Namespace:
@@ -168,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

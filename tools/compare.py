@@ -16,7 +16,7 @@ from matplotlib import pyplot as plt
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from mcl.errors import InputError, exit_in_words
+from mcl.errors import InputError, run_cli
 from mcl.run_logs import Run, parts, read_run, share_unit
 
 matplotlib.use("Agg")
@@ -24,9 +24,9 @@ matplotlib.use("Agg")
 KINDS = {"bbox": "box", "segm": "mask"}
 SIZES = {"APs": "small", "APm": "medium", "APl": "large"}
 COLUMNS = ("AP", "AP50", "AP75", *SIZES, "APr", "APc", "APf")
-# Okabe and Ito's colours without yellow, which is faint on white. One marker more
-# than colours: a pair comes again after 56 runs only.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Okabe and Ito's colors without yellow, which is faint on white. One marker more
+# than colors: a pair comes again after 56 runs only.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^DvPX*"
 
 
@@ -155,7 +155,7 @@ def write_csv(runs: list[Run], file: Path) -> None:
 
 def style(i: int) -> dict:
     return dict(
-        color=COLOURS[i % len(COLOURS)],
+        color=COLORS[i % len(COLORS)],
         marker=MARKERS[i % len(MARKERS)],
         markersize=7,
         markeredgewidth=1.5,
@@ -258,4 +258,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

@@ -23,8 +23,8 @@ CELL = 320  # px: longest side of a picture in the grid
 GAP = 6  # px between cells
 HEADER = 26  # px for the names of the columns
 OPACITY = 0.45
-# Colour-blind friendly and bright enough for black text.
-COLOURS = (
+# Color-blind friendly and bright enough for black text.
+COLORS = (
     (230, 159, 0),
     (86, 180, 233),
     (0, 190, 140),
@@ -125,33 +125,33 @@ def overlay(picture, rows, info, names):
     canvas = np.asarray(picture.resize(size, Image.Resampling.BICUBIC)).copy()
     boxes = []
     for k, row in enumerate(rows):
-        colour, mask = COLOURS[k % len(COLOURS)], read_mask(row, info)
+        color, mask = COLORS[k % len(COLORS)], read_mask(row, info)
         if mask is not None:
             inside = np.asarray(Image.fromarray(mask).resize(size))
-            mixed = (1 - OPACITY) * canvas[inside] + OPACITY * np.array(colour)
+            mixed = (1 - OPACITY) * canvas[inside] + OPACITY * np.array(color)
             canvas[inside] = mixed.astype(np.uint8)
-        boxes.append((np.asarray(read_box(row, mask)) * scale, colour))
+        boxes.append((np.asarray(read_box(row, mask)) * scale, color))
     image = Image.fromarray(canvas)
     pen = ImageDraw.Draw(image)
-    for (x, y, width, height), colour in boxes:
+    for (x, y, width, height), color in boxes:
         corners = [x, y, max(x, x + width - 1), max(y, y + height - 1)]
-        pen.rectangle(corners, outline=colour, width=2)
-    for row, ((x, y, *_), colour) in zip(rows, boxes, strict=True):
+        pen.rectangle(corners, outline=color, width=2)
+    for row, ((x, y, *_), color) in zip(rows, boxes, strict=True):
         text = names.get(row["category_id"], str(row["category_id"]))
         if "score" in row:
             text += f" {row['score']:.2f}"
-        write_label(pen, x, y, text, colour, size)
+        write_label(pen, x, y, text, color, size)
     return image
 
 
-def write_label(pen, x, y, text, colour, size):
+def write_label(pen, x, y, text, color, size):
     """Black text on a filled tag above (x, y) px, kept inside the picture."""
     font = ImageFont.load_default(13)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left + 6, bottom - top + 5
     x = min(max(0, x), max(0, size[0] - width))
     y = min(max(0, y - height), size[1] - height)
-    pen.rectangle([x, y, x + width, y + height], fill=colour)
+    pen.rectangle([x, y, x + width, y + height], fill=color)
     pen.text((x + 3 - left, y + 2 - top), text, fill=(0, 0, 0), font=font)
 
 

@@ -12,7 +12,7 @@ from matplotlib.patches import ConnectionPatch
 from skimage.io import imread
 
 from mcl.datasets import Montage, MultiLevelViews
-from mcl.picture import draw_canvas, image_colour
+from mcl.picture import draw_canvas, image_color
 
 matplotlib.use("Agg")
 
@@ -71,7 +71,7 @@ def draw(out: str) -> None:
                 targets[LINKED].transData,
                 arrowstyle="->",
                 linewidth=2,
-                color=np.array(image_colour(LINKED)) / 255,
+                color=np.array(image_color(LINKED)) / 255,
             )
         )
     for axis in figure.axes:

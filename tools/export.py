@@ -17,8 +17,8 @@ from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 
-from mcl.architecture import Architecture
-from mcl.errors import InputError, exit_in_words
+from mcl.config import adapt_to_cpu, read_config
+from mcl.errors import InputError, run_cli
 from mcl.export import (
     NETWORKS,
     PARTS,
@@ -35,7 +35,7 @@ from mcl.export import (
     load_weights,
     take_network,
 )
-from mcl.preflight import adapt_to_cpu, read_config
+from mcl.export.architecture import Architecture
 
 LIBRARIES = ("mmdet", "mmpretrain", "torchvision", "timm", "detectron2")
 BACKBONE_ONLY = ("mmpretrain", "timm")
@@ -193,4 +193,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from mmengine.registry import init_default_scope
 
-from mcl.errors import InputError, exit_in_words
+from mcl.config import adapt_to_cpu, read_config
+from mcl.errors import InputError, run_cli
 from mcl.export import build_unfilled, check_out, load_weights, write_tensors
-from mcl.load_report import BACKBONE, NECK, PRETRAINING_ONLY, LoadReport
-from mcl.preflight import adapt_to_cpu, read_config
-from mcl.released import from_released
+from mcl.export.load_report import BACKBONE, NECK, PRETRAINING_ONLY, LoadReport
+from mcl.export.released import from_released
 
 CONFIG = "configs/mcl/mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 
@@ -82,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

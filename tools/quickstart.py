@@ -27,7 +27,7 @@ DETECTORS = {
     "mcl": ROOT / "configs/benchmarks/quickstart/mask-rcnn_r18-mcl-pre_fpn_small.py",
     "random": ROOT / "configs/benchmarks/quickstart/mask-rcnn_r18-random_fpn_small.py",
 }
-# A detector below this box AP has not learnt, and no comparison means anything.
+# A detector below this box AP has not learned, and no comparison means anything.
 LEAST_AP = 0.03
 # Threads that wait by spinning take the cores from the loaders' workers.
 ENVIRONMENT = dict(OMP_WAIT_POLICY="PASSIVE")
@@ -242,7 +242,7 @@ def write_report(summary: dict, card: dict, args: argparse.Namespace) -> str:
 def verdict(detection: dict) -> str:
     """Which start was better, or that a detector did not learn."""
     mcl, random = (detection[s]["bbox_mAP"] for s in ("mcl", "random"))
-    if not_learnt(detection):
+    if not_learned(detection):
         return (
             f"A detector did not learn (box AP under {100 * LEAST_AP:.0f}): the "
             "comparison means nothing."
@@ -253,7 +253,7 @@ def verdict(detection: dict) -> str:
     return f"The {better} start was better, by {by:.1f} box AP."
 
 
-def not_learnt(detection: dict) -> bool:
+def not_learned(detection: dict) -> bool:
     return min(d["bbox_mAP"] for d in detection.values()) < LEAST_AP
 
 
@@ -276,7 +276,7 @@ def main() -> None:
     except StageFailed as error:
         sys.exit(f"\nerror: {error}")
     print((start.work_dir / "report.md").read_text())
-    if not_learnt(summary["detection"]):
+    if not_learned(summary["detection"]):
         sys.exit("error: a detector did not learn; see report.md")
 
 

@@ -38,7 +38,7 @@ from replication.rows import DATA_VARIABLE, ROOT, ROWS, SCALES, data_digest
 from replication.schedule import run_stages
 from replication.stages import Study
 
-from mcl.errors import InputError, exit_in_words
+from mcl.errors import InputError, run_cli
 
 RESULTS = ROOT / "docs/replication/results"
 EXAMPLES = 6  # scenes whose true boxes are kept
@@ -254,4 +254,4 @@ def write_report(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

@@ -7,18 +7,17 @@ import torch
 from mmengine.config import DictAction
 from mmengine.runner import Runner
 
-from mcl.engine import LoadReportHook
-from mcl.errors import InputError, exit_in_words
-from mcl.preflight import (
+from mcl.checks import check_paths, make_work_dir
+from mcl.config import (
     adapt_to_cpu,
-    check_paths,
     join_cpu_processes,
     leave_processes,
-    make_work_dir,
     merge_options,
     read_config,
     settle_loaders,
 )
+from mcl.engine import LoadReportHook
+from mcl.errors import InputError, run_cli
 
 
 def main() -> None:
@@ -59,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

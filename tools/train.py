@@ -13,19 +13,18 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from mcl.engine import LoadReportHook, NonFiniteLossHook
-from mcl.errors import InputError, exit_in_words
-from mcl.preflight import (
+from mcl.checks import check_labels, check_paths, make_work_dir
+from mcl.config import (
     adapt_to_cpu,
-    check_labels,
-    check_paths,
     join_cpu_processes,
     leave_processes,
-    make_work_dir,
     merge_options,
     read_config,
     settle_loaders,
+    use_mixed_precision,
 )
+from mcl.engine import LoadReportHook, NonFiniteLossHook
+from mcl.errors import InputError, run_cli
 
 
 def parse_args() -> argparse.Namespace:
@@ -101,19 +100,6 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def use_mixed_precision(cfg: Config) -> None:
-    """bfloat16 without a loss scaler where the device has it, else float16."""
-    if not torch.cuda.is_available() or torch.cuda.is_bf16_supported(
-        including_emulation=False
-    ):
-        cfg.optim_wrapper.type = "mmpretrain.BFloat16OptimWrapper"
-        cfg.optim_wrapper.pop("loss_scale", None)
-        cfg.optim_wrapper.pop("dtype", None)
-    elif not str(cfg.optim_wrapper.get("type")).endswith("AmpOptimWrapper"):
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
-        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
-
-
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
@@ -133,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

@@ -1,4 +1,4 @@
-# Nearest neighbours on labelled images while pre-training runs. A list of hooks does
+# Nearest neighbors on labeled images while pre-training runs. A list of hooks does
 # not merge with another, so name this file in _base_ and add the hook by hand:
 #
 #     _base_ = [

@@ -48,7 +48,7 @@ train_pipeline = [
         size=224,
         ratios=ratios,
         views=[dict(blur_prob=0.1, solarize_prob=0.0)],
-        colours_on="device",
+        colors_on="device",
     ),
     dict(type="PackInputs"),
 ]

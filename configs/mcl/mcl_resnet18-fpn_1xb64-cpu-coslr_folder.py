@@ -28,7 +28,7 @@ train_pipeline = [
         ratios=(1, 2, 4, 8),
         # the paper's (0.1, 2.0) of a crop of 224, for one of 64
         blur_sigma=(0.03, 0.6),
-        colours_on="worker",
+        colors_on="worker",
     ),
     dict(type="PackInputs"),
 ]

@@ -10,7 +10,7 @@ model = dict(
 )
 train_pipeline = [
     dict(type="LoadImageOrRaise", defer=True),
-    dict(type="MultiLevelViews", size=224, ratios=ratios, colours_on="device"),
+    dict(type="MultiLevelViews", size=224, ratios=ratios, colors_on="device"),
     dict(type="PackInputs"),
 ]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))

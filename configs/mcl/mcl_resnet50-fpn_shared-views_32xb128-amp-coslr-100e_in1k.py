@@ -8,7 +8,7 @@ train_pipeline = [
         size=224,
         ratios=(1, 2, 4, 8),
         shared_levels=True,
-        colours_on="device",
+        colors_on="device",
     ),
     dict(type="PackInputs"),
 ]

@@ -6,8 +6,8 @@ ratios = (1, 2, 4, 8)
 
 model = dict(
     type="MCL",
-    # The paper's 0.01 averages 100 of 31,000 steps. In runs as short as these it learnt
-    # more slowly.
+    # The paper's 0.01 averages 100 of 31,000 steps. In runs as short as these it
+    # learned more slowly.
     base_momentum=0.1,
     channels_last=True,
     data_preprocessor=dict(
@@ -52,7 +52,7 @@ train_pipeline = [
         ratios=ratios,
         # the paper's (0.1, 2.0) of a crop of 224
         blur_sigma=(0.04, 0.86),
-        colours_on="device",
+        colors_on="device",
     ),
     dict(type="PackInputs"),
 ]

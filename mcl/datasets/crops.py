@@ -41,7 +41,7 @@ class Box(NamedTuple):
         return Box(top, left, box_height, box_width, self.flip)
 
 
-class BoxDraw:
+class BoxSampler:
     """Draw boxes as torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip``.
 
     Args:

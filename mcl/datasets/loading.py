@@ -14,7 +14,7 @@ from .archives import read_member
 
 # EXIF's tag, and its values by which an image lies on its side.
 ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
-# Under transparent grey pixels; the hosts' loader takes it too.
+# Under transparent gray pixels; the hosts' loader takes it too.
 GROUND = (124, 117, 104)
 
 
@@ -102,7 +102,7 @@ class LoadImageOrRaise(LoadImageFromFile):
     """mmcv's ``LoadImageFromFile`` that says which file it could not read.
 
     It decodes with Pillow by default: OpenCV fills the missing part of a
-    truncated JPEG with grey and reports success.
+    truncated JPEG with gray and reports success.
 
     Required Keys:
         - img_path
@@ -133,7 +133,7 @@ class LoadImageOrRaise(LoadImageFromFile):
         plain = self.color_type == "color" and not self.to_float32
         if defer and not (plain and imdecode_backend == "pillow"):
             raise InputError(
-                "defer=True decodes uint8 colour with Pillow: leave imdecode_backend, "
+                "defer=True decodes uint8 color with Pillow: leave imdecode_backend, "
                 "color_type and to_float32 at their defaults, or set defer=False"
             )
 

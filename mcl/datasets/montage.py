@@ -117,7 +117,7 @@ class Montage(BaseTransform):
         ):
             slots = count * ratio**2
             if self.shuffle:
-                index.append(draw_image_index(batch_size, slots, generator))
+                index.append(sample_image_index(batch_size, slots, generator))
             else:
                 index.append(torch.arange(slots) % batch_size)
         index = [i.to(device, non_blocking=True) for i in index]
@@ -145,7 +145,7 @@ class Montage(BaseTransform):
         )
 
 
-def draw_image_index(
+def sample_image_index(
     batch_size: int, slots: int, generator: torch.Generator | None = None
 ) -> Tensor:
     """Draw the image, 0..B-1, of each slot: (slots,)."""

@@ -9,9 +9,9 @@ from mmpretrain.registry import TRANSFORMS
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from ..errors import InputError
+from ..errors import InputError, one_value
 from ..levels import check_ratios, check_size
-from . import colours, crops
+from . import colors, crops
 from .loading import LazyImage
 
 # What the paper's code does in view 1 and in view 2; the rest is common to both.
@@ -20,8 +20,8 @@ VIEWS = (
     dict(blur_prob=0.1, solarize_prob=0.2),
 )
 # Random numbers that a crop takes.
-NUM_DRAWS = crops.NUM_DRAWS + colours.NUM_DRAWS
-# Who applies the colours.
+NUM_DRAWS = crops.NUM_DRAWS + colors.NUM_DRAWS
+# Who applies the colors.
 PLACES = ("worker", "device")
 
 
@@ -39,8 +39,8 @@ class MultiLevelViews(BaseTransform):
 
     Modified Keys:
         - img: list of uint8 RGB tensors (3, S / r, S / r), view after view and,
-          within a view, level after level. With ``colours_on="device"`` their
-          colours are untouched, with ``shared_levels`` there is one of side S a
+          within a view, level after level. With ``colors_on="device"`` their
+          colors are untouched, with ``shared_levels`` there is one of side S a
           view, and the list ends with a float32 table, a row for each tile, that
           :class:`~mcl.models.MCLDataPreprocessor` applies
 
@@ -55,12 +55,13 @@ class MultiLevelViews(BaseTransform):
         aspect_ratio: smallest and largest width / height of a crop.
         flip_prob: chance of a horizontal flip.
         color_jitter: arguments of torchvision's ``ColorJitter``.
-        color_jitter_prob, gray_prob: chances of jitter and of grey.
+        color_jitter_prob, gray_prob: chances of jitter and of gray.
         blur_sigma: smallest and largest sigma, pixels of a crop of side S.
         solarize_threshold: values from here on are inverted, 0..255.
-        colours_on: who applies jitter, grey, blur and solarization: the loader's
+        colors_on: who applies jitter, gray, blur and solarization: the loader's
             ``"worker"``, crop by crop, or the training ``"device"``, all crops of a
             level at once. Both use the same draws and differ by rounding alone.
+        colours_on: the older name of ``colors_on``.
 
     Raises:
         InputError: for a size, ratio, probability or view that cannot work.
@@ -87,7 +88,8 @@ class MultiLevelViews(BaseTransform):
         gray_prob: float = 0.2,
         blur_sigma: tuple[float, float] = (0.1, 2.0),
         solarize_threshold: int = 128,
-        colours_on: str = "worker",
+        colors_on: str | None = None,
+        colours_on: str | None = None,
     ) -> None:
         self.size = check_size(size)
         self.ratios = check_ratios(ratios)
@@ -120,15 +122,18 @@ class MultiLevelViews(BaseTransform):
                 f"solarize_threshold={solarize_threshold}: it lies between 0 and 255"
             )
 
-        if colours_on not in PLACES:
-            raise InputError(f"colours_on={colours_on!r}: give one of {PLACES}")
+        colors_on = one_value(
+            dict(colors_on=colors_on, colours_on=colours_on), "worker"
+        )
+        if colors_on not in PLACES:
+            raise InputError(f"colors_on={colors_on!r}: give one of {PLACES}")
         self.shared_levels = shared_levels
-        self.colours_on = colours_on
+        self.colors_on = colors_on
         drawn = self.ratios[:1] if shared_levels else self.ratios
         self.sides = [size // r for _ in views for r in drawn]
-        self.draw_boxes = crops.BoxDraw(crop_scale, aspect_ratio, flip_prob)
+        self.sample_boxes = crops.BoxSampler(crop_scale, aspect_ratio, flip_prob)
         low, high = blur_sigma
-        self.draw_colours = colours.ColourDraw(
+        self.sample_colors = colors.ColorSampler(
             jitter,
             color_jitter_prob,
             gray_prob,
@@ -142,8 +147,8 @@ class MultiLevelViews(BaseTransform):
         image = results["img"]
         # All draws come first: how small the image may be decoded hangs on them.
         uniform = torch.rand(len(self.sides), NUM_DRAWS, dtype=torch.float64).numpy()
-        boxes = self.draw_boxes(uniform[:, : crops.NUM_DRAWS], *image.shape[:2])
-        drawn = self.draw_colours(uniform[:, crops.NUM_DRAWS :])
+        boxes = self.sample_boxes(uniform[:, : crops.NUM_DRAWS], *image.shape[:2])
+        drawn = self.sample_colors(uniform[:, crops.NUM_DRAWS :])
         if isinstance(image, LazyImage):
             image, boxes = self._decode(image, boxes)
         image = np.ascontiguousarray(image[..., ::-1])  # BGR to RGB
@@ -152,7 +157,7 @@ class MultiLevelViews(BaseTransform):
             crops.cut(image, box, side)
             for box, side in zip(boxes, self.sides, strict=True)
         ]
-        if self.colours_on == "device":
+        if self.colors_on == "device":
             results["img"] = [t.contiguous() for t in tiles] + [self._table(drawn)]
         else:
             results["img"] = self._paint(tiles, drawn)
@@ -167,14 +172,14 @@ class MultiLevelViews(BaseTransform):
             boxes = [box.shrink(reduction, *pixels.shape[:2]) for box in boxes]
         return pixels, boxes
 
-    def _table(self, drawn: colours.Colours) -> Tensor:
+    def _table(self, drawn: colors.Colors) -> Tensor:
         levels = len(self.ratios) if self.shared_levels else 1
         return drawn.to_table().repeat_interleave(levels, 0)
 
-    def _paint(self, tiles: list[Tensor], drawn: colours.Colours) -> list[Tensor]:
+    def _paint(self, tiles: list[Tensor], drawn: colors.Colors) -> list[Tensor]:
         painted = []
         for row, tile in enumerate(tiles):
-            pixels = colours.paint(tile.permute(1, 2, 0).numpy(), drawn, row)
+            pixels = colors.paint(tile.permute(1, 2, 0).numpy(), drawn, row)
             painted.append(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
         if self.shared_levels:
             painted = resize_shared(painted, self.size, self.ratios)

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from ..errors import InputError
-from ..load_report import LoadReport
+from ..export.load_report import LoadReport
 from .steps import unwrap
 
 REMEDY = (
@@ -25,7 +25,7 @@ class NonFiniteLossHook(Hook):
     """Stop at a loss that is not finite; name the iteration and its images.
 
     The losses stay on the device and are looked at together every ``interval``
-    iterations, which costs one synchronisation, and before each checkpoint is
+    iterations, which costs one synchronization, and before each checkpoint is
     written, so that none is overwritten with broken weights.
 
     Args:
@@ -102,7 +102,7 @@ class ClassesHook(Hook):
     """See before training that data sets and head mean the same classes.
 
     Labels are places in a list of names, which a class folder more or less shifts.
-    A data set that does not know its classes' names, such as a list of labelled
+    A data set that does not know its classes' names, such as a list of labeled
     images, is passed over.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How good are the features? Nearest neighbours on labelled images, during a run."""
+"""How good are the features? Nearest neighbors on labeled images, during a run."""
 
 import logging
 import math
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from ..datasets.replay import ReplayableDataset
 from ..datasets.sources import IMAGE_EXTENSIONS
 from ..errors import InputError
-from ..models.losses import normalise
+from ..models.losses import normalize
 from .guards import name_unreadable
 from .steps import unwrap
 
@@ -37,16 +37,16 @@ def knn_vote(
     k: int = 20,
     temperature: float = 0.07,
 ) -> Tensor:
-    """Class of each query by the votes of its k nearest neighbours.
+    """Class of each query by the votes of its k nearest neighbors.
 
-    A neighbour of cosine s votes with exp(s / temperature) for its class (Wu et al.
+    A neighbor of cosine s votes with exp(s / temperature) for its class (Wu et al.
     2018, Unsupervised Feature Learning via Non-Parametric Instance Discrimination,
     section 3.4; k = 20 as in DINO, Caron et al. 2021).
 
     Args:
-        queries: (N, C), bank: (M, C), both L2-normalised.
+        queries: (N, C), bank: (M, C), both L2-normalized.
         labels: (M,), the bank's classes from 0 on.
-        k: neighbours, 1..M.
+        k: neighbors, 1..M.
         temperature: above 0.
 
     Returns:
@@ -63,7 +63,7 @@ def knn_vote(
 
 
 def plain_pipeline(size: int) -> list[dict]:
-    """Short side to 8/7 of ``size`` pixels, antialiased, and the centre crop."""
+    """Short side to 8/7 of ``size`` pixels, antialiased, and the center crop."""
     return [
         dict(type="LoadImageOrRaise"),
         dict(type="ResizeEdge", scale=size * 8 // 7, edge="short", backend="pillow"),
@@ -92,9 +92,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @HOOKS.register_module()
 class KNNHook(Hook):
-    """Log the top-1 accuracy of nearest neighbours every ``interval`` iterations.
+    """Log the top-1 accuracy of nearest neighbors every ``interval`` iterations.
 
-    Images of ``val`` take the class that their neighbours among those of ``train``
+    Images of ``val`` take the class that their neighbors among those of ``train``
     vote for (:func:`knn_vote`). The features are those of the online network in
     evaluation mode, in float32: ``knn_backbone``, the last map of the backbone
     averaged, and ``knn_p5``, what the box head's convs make of P5, averaged, before
@@ -103,7 +103,7 @@ class KNNHook(Hook):
     that cannot be read are replaced by others, and named.
 
     Args:
-        train, val: labelled images: a folder with one sub-folder for each class, or
+        train, val: labeled images: a folder with one sub-folder for each class, or
             the config of a classification data set of MMPretrain. A pipeline of
             one's own gives BGR images of one size and ends with ``PackInputs``.
         interval: iterations between evaluations.
@@ -230,7 +230,7 @@ class KNNHook(Hook):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Top-1 accuracy, 0..1, of each kind of features; the same in all processes.
 
-        NaN where features are not finite: neighbours would mean nothing.
+        NaN where features are not finite: neighbors would mean nothing.
 
         Args:
             model: :class:`~mcl.models.MCL`, without a wrapper.
@@ -268,7 +268,7 @@ class KNNHook(Hook):
         found, labels = {}, []
         for batch in loader:
             for name, values in _features(model, batch["inputs"]).items():
-                found.setdefault(name, []).append(normalise(values))
+                found.setdefault(name, []).append(normalize(values))
             for sample in batch["data_samples"]:
                 labels.append(int(sample.gt_label))
                 self.replaced.update(sample.get("replaced", {}))

@@ -76,7 +76,7 @@ class DeferredInfoHook(RuntimeInfoHook):
             checkpoint["message_hub"] = runner.message_hub.state_dict()
 
     def store(self, runner: Runner) -> None:
-        """Read what is pending, with one synchronisation, in its order."""
+        """Read what is pending, with one synchronization, in its order."""
         pending, self.pending = self.pending, []
         tensors = [v for out in pending for v in out.values() if isinstance(v, Tensor)]
         numbers = []

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..levels import level_name
-from ..models.losses import normalise
+from ..models.losses import normalize
 from .logs import logging_interval, store_figures
 from .steps import unwrap
 
@@ -37,12 +37,12 @@ CHANCE_REMEDY = (
 def spread(embeddings: Tensor) -> Tensor:
     """Standard deviation times sqrt(D), and effective rank, of directions.
 
-    The rows are L2-normalised first. The deviation is that of each of the D
+    The rows are L2-normalized first. The deviation is that of each of the D
     coordinates over the rows, averaged over the coordinates: 1 / sqrt(D) when the
     rows are spread evenly over the sphere (Chen and He 2021, SimSiam, section 4.1).
     The effective rank is exp(entropy of p), p a matrix' singular values divided by
     their sum (Roy and Vetterli 2007, The effective rank: a measure of effective
-    dimensionality), of the rows' second moments, (D, D), not centred. So p is the
+    dimensionality), of the rows' second moments, (D, D), not centered. So p is the
     share of each direction in the squared lengths: a direction that has 91 % of
     them leaves a rank of about 2.
 
@@ -53,7 +53,7 @@ def spread(embeddings: Tensor) -> Tensor:
         (2,), float32: the deviation times sqrt(D), 0 (all rows equal) to 1, and the
         rank, 1 (all rows on a line) to min(N, D). NaN where an entry is not finite.
     """
-    rows = normalise(embeddings)
+    rows = normalize(embeddings)
     if not rows.isfinite().all():
         return rows.new_full((2,), math.nan)
     count, dims = rows.shape

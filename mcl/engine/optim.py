@@ -11,7 +11,7 @@ from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..released import released_name
+from ..export.released import released_name
 
 NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 

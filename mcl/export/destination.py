@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..load_report import PRETRAINED, LoadReport
+from .load_report import PRETRAINED, LoadReport
 from .selection import PARTS, find_unread, part_of, take_parts
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ..errors import InputError
-from ..load_report import BACKBONE, NECK, SHARED_CONVS
+from .load_report import BACKBONE, NECK, SHARED_CONVS
 
 NETWORKS = ("online", "target")
 # What --part means; each holds the one before it.

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from ..architecture import Architecture
 from ..errors import InputError
-from ..load_report import BACKBONE, NECK, SHARED_CONVS
+from .architecture import Architecture
 from .checkpoint import write_pickle
+from .load_report import BACKBONE, NECK, SHARED_CONVS
 
 # Box heads of each kind of detector, and where its FPN begins (None: no FPN).
 DETECTORS = {

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..load_report import HEAD_CONVS, HEAD_LAYER4, detector_parts
 from .checkpoint import write_tensors
+from .load_report import HEAD_CONVS, HEAD_LAYER4, detector_parts
 
-# What the recipes normalise with, RGB, 0..255.
+# What the recipes normalize with, RGB, 0..255.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 

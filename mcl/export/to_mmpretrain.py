@@ -3,11 +3,11 @@
 from mmengine.registry import DefaultScope
 from torch import Tensor
 
-from ..architecture import Architecture
 from ..errors import InputError
-from ..load_report import BACKBONE
+from .architecture import Architecture
 from .checkpoint import write_tensors
 from .destination import build_unfilled
+from .load_report import BACKBONE
 
 
 class ToMMPretrain:

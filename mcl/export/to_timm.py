@@ -5,10 +5,10 @@ import re
 import torch
 from torch import Tensor
 
-from ..architecture import Architecture
 from ..errors import InputError
-from ..load_report import BACKBONE
+from .architecture import Architecture
 from .checkpoint import write_tensors
+from .load_report import BACKBONE
 
 # MMPretrain's names to timm's, in turn. timm opens a stage with its downsampling,
 # MMPretrain's Swin closes the one before with it.

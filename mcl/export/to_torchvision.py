@@ -7,10 +7,10 @@ from torch import Tensor
 from torchvision import models
 from torchvision.models import detection
 
-from ..architecture import Architecture
 from ..errors import InputError
-from ..load_report import BACKBONE, NECK, SHARED_CONVS
+from .architecture import Architecture
 from .checkpoint import write_tensors
+from .load_report import BACKBONE, NECK, SHARED_CONVS
 
 DETECTORS = {
     "mask-rcnn": "maskrcnn_resnet50_fpn_v2",

@@ -1,7 +1,7 @@
-"""Colour augmentation of a batch on the training device (paper, section 3).
+"""Color augmentation of a batch on the training device (paper, section 3).
 
 What is drawn for each crop, and the same for one crop on the CPU:
-:mod:`mcl.datasets.colours`. Here all crops of a level are done at once, each with its
+:mod:`mcl.datasets.colors`. Here all crops of a level are done at once, each with its
 own draws, and nothing on the device is waited for: the draws are on the CPU, so which
 crops a step takes is known there.
 """
@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..datasets.colours import (
+from ..datasets.colors import (
     CONTRAST,
     GRAY_WEIGHTS,
     HUE,
     SATURATION,
-    Colours,
+    Colors,
     blur_radius,
 )
 
@@ -31,28 +31,28 @@ def paint_levels(crops: Sequence[Tensor], table: Tensor) -> list[Tensor]:
 
     Args:
         crops: C tensors of uint8 RGB (B, 3, h, w), on the device.
-        table: (B, C, 11), :meth:`Colours.to_table` of each image, on the CPU.
+        table: (B, C, 11), :meth:`Colors.to_table` of each image, on the CPU.
 
     Returns:
         As ``crops``; rounded once, at the end.
     """
     return [
-        paint_batch(crop, Colours.from_table(rows))
+        paint_batch(crop, Colors.from_table(rows))
         for crop, rows in zip(crops, table.unbind(1), strict=True)
     ]
 
 
-def paint_batch(crops: Tensor, colours: Colours) -> Tensor:
-    """Apply to each of n uint8 crops (n, 3, h, w), RGB, its own row of ``colours``."""
+def paint_batch(crops: Tensor, colors: Colors) -> Tensor:
+    """Apply to each of n uint8 crops (n, 3, h, w), RGB, its own row of ``colors``."""
     # The preprocessor runs inside autocast, whose half-width floats have fewer
-    # digits than a colour.
+    # digits than a color.
     with torch.autocast(crops.device.type, enabled=False):
         if crops.device.type != "cpu":
-            return _round(apply(crops.float() / 255, colours))
+            return _round(apply(crops.float() / 255, colors))
         size = max(1, CPU_CHUNK // crops[0, 0].numel())
         chunks = [slice(i, i + size) for i in range(0, len(crops), size)]
         return torch.cat(
-            [_round(apply(crops[chunk] / 255, colours.take(chunk))) for chunk in chunks]
+            [_round(apply(crops[chunk] / 255, colors.take(chunk))) for chunk in chunks]
         )
 
 
@@ -60,20 +60,20 @@ def _round(pixels: Tensor) -> Tensor:
     return pixels.mul_(255).round_().byte()
 
 
-def apply(pixels: Tensor, colours: Colours) -> Tensor:
-    """Jitter, grey, blur and solarize.
+def apply(pixels: Tensor, colors: Colors) -> Tensor:
+    """Jitter, gray, blur and solarize.
 
     Args:
         pixels: float32 RGB (n, 3, h, w), 0..1; it may be overwritten.
-        colours: of the n crops, on the CPU.
+        colors: of the n crops, on the CPU.
 
     Returns:
         float32 (n, 3, h, w), 0..1.
     """
-    pixels = _jitter(pixels, colours)
-    pixels = _on_rows(pixels, colours.gray, _gray_image)
-    pixels = _on_rows(pixels, colours.sigma > 0, blur, colours.sigma)
-    return _on_rows(pixels, colours.solarize <= 255, _solarize, colours.solarize / 255)
+    pixels = _jitter(pixels, colors)
+    pixels = _on_rows(pixels, colors.gray, _gray_image)
+    pixels = _on_rows(pixels, colors.sigma > 0, blur, colors.sigma)
+    return _on_rows(pixels, colors.solarize <= 255, _solarize, colors.solarize / 255)
 
 
 def _send(values: Tensor, device: torch.device) -> Tensor:
@@ -99,14 +99,14 @@ def _on_rows(
     return pixels.index_copy_(0, index, step(pixels[index], *arguments))
 
 
-def _jitter(pixels: Tensor, colours: Colours) -> Tensor:
-    """The four steps of colour jitter, in each crop's own order.
+def _jitter(pixels: Tensor, colors: Colors) -> Tensor:
+    """The four steps of color jitter, in each crop's own order.
 
     Three of them are one blend, ``own x + gray_share x gray + mean_share x mean gray``
     with other shares, so each place in the order takes one blend of all crops and one
     turn of the hue of some.
     """
-    shares, turns = _shares(colours)
+    shares, turns = _shares(colors)
     turning = turns != 0
     for place in range(4):
         if (shares[place, :, 0] != 1).any():
@@ -115,10 +115,10 @@ def _jitter(pixels: Tensor, colours: Colours) -> Tensor:
     return pixels
 
 
-def _shares(colours: Colours) -> tuple[Tensor, Tensor]:
+def _shares(colors: Colors) -> tuple[Tensor, Tensor]:
     """For each place in the order the shares (4, n, 3) and turns of hue (4, n)."""
-    step = colours.order.t()
-    factor = colours.factors.gather(1, colours.order).t()
+    step = colors.order.t()
+    factor = colors.factors.gather(1, colors.order).t()
     hue = step == HUE
     own = torch.where(hue, 1.0, factor)
     nothing = torch.zeros_like(own)
@@ -128,7 +128,7 @@ def _shares(colours: Colours) -> tuple[Tensor, Tensor]:
 
 
 def _gray(pixels: Tensor) -> Tensor:
-    """Grey (n, 1, h, w) of RGB."""
+    """Gray (n, 1, h, w) of RGB."""
     red, green, blue = GRAY_WEIGHTS
     gray = pixels[:, :1] * red
     return gray.add_(pixels[:, 1:2], alpha=green).add_(pixels[:, 2:], alpha=blue)
@@ -147,7 +147,7 @@ def _blend(pixels: Tensor, shares: Tensor) -> Tensor:
 
 
 def turn_hue(pixels: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of RGB (n, 3, h, w), 0..1, by ``turns`` (n,) of the colour circle.
+    """Turn the hue of RGB (n, 3, h, w), 0..1, by ``turns`` (n,) of the color circle.
 
     Value and chroma stay. With hues in sixths of the circle, a channel is largest
     within 1 of its own hue (0, 2, 4), smallest beyond 2 and linear in between.
@@ -161,7 +161,7 @@ def turn_hue(pixels: Tensor, turns: Tensor) -> Tensor:
     by_blue = (red - green).add_(chroma, alpha=4)
     hue = torch.where(most == green, by_green, by_blue)
     hue = torch.where(most == red, green - blue, hue)
-    # Of a grey pixel the hue is 0 / LEAST_CHROMA, and nothing will hang on it.
+    # Of a gray pixel the hue is 0 / LEAST_CHROMA, and nothing will hang on it.
     hue.div_(chroma.clamp_min(LEAST_CHROMA)).add_(turns)
     hue.sub_((hue / 6).floor_(), alpha=6)
     own = torch.arange(0.0, 6.0, 2.0, device=pixels.device).view(3, 1, 1)

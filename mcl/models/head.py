@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..levels import check_ratios, level_name
-from .losses import ContrastiveTerm, normalise
+from .losses import ContrastiveTerm, normalize
 from .matching import (
     PendingTargets,
     TargetQueue,
@@ -132,7 +132,7 @@ class MCLHead(BaseModule):
             targets = self.queue.behind(targets)
         losses = {}
         for level, ratio in enumerate(self.ratios):
-            online = normalise(self.predictors[level]((embeddings[level],))[0])
+            online = normalize(self.predictors[level]((embeddings[level],))[0])
             labels = image_index[level] + first_target
             loss, terms = self._level_loss(level, online, labels, targets)
             figures = torch.stack([torch.stack(term) for term in terms]).mean(dim=0)

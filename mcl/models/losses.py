@@ -28,8 +28,8 @@ class ContrastiveTerm(NamedTuple):
     top1: Tensor
 
 
-def normalise(embeddings: Tensor) -> Tensor:
-    """L2-normalise (N, D) along D, in float32 whatever the autocast."""
+def normalize(embeddings: Tensor) -> Tensor:
+    """L2-normalize (N, D) along D, in float32 whatever the autocast."""
     return F.normalize(embeddings.float(), dim=1)
 
 
@@ -43,8 +43,8 @@ def contrastive_cross_entropy(
     """Cross-entropy of tiles against all images' targets (paper, section 3; InfoNCE).
 
     Args:
-        online: (N, D) normalised embeddings of tiles, float32.
-        targets: (M, D) normalised targets of M images, float32, no gradient.
+        online: (N, D) normalized embeddings of tiles, float32.
+        targets: (M, D) normalized targets of M images, float32, no gradient.
         labels: (N,) index in 0..M-1 of each tile's image.
         temperature: T, above 0; the logits are cosine / T.
         valid: (M,) bool, the targets that exist; None: all. The others are no
@@ -161,7 +161,7 @@ class MultiLevelContrastiveLoss(nn.Module):
 
         Args:
             level: index of the level, 0 for images alone.
-            online: (N, D), targets: (M, D), both normalised; labels: (N,).
+            online: (N, D), targets: (M, D), both normalized; labels: (N,).
             valid: (M,) bool or None, as :func:`contrastive_cross_entropy`.
         """
         term = contrastive_cross_entropy(

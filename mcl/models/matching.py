@@ -8,10 +8,12 @@ from mmengine.dist import get_world_size
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .losses import normalise
+from .losses import normalize
 
 # The paper's figure: (a), (b), (c), (d). Its results use (a).
-ASSIGNMENTS = ("image", "same", "neighbours", "all")
+ASSIGNMENTS = ("image", "same", "neighbors", "all")
+# As configs before 0.2 spell it.
+OLD_NAMES = {"neighbours": "neighbors"}
 
 
 def matched_levels(assignment: str, num_levels: int) -> tuple[tuple[int, ...], ...]:
@@ -19,7 +21,7 @@ def matched_levels(assignment: str, num_levels: int) -> tuple[tuple[int, ...], .
 
     Args:
         assignment: ``image``: (a) the image alone, level 0; ``same``: (b) its own
-            level; ``neighbours``: (c) its own level and those beside it that exist;
+            level; ``neighbors``: (c) its own level and those beside it that exist;
             ``all``: (d) every level.
         num_levels: number of levels.
 
@@ -27,14 +29,15 @@ def matched_levels(assignment: str, num_levels: int) -> tuple[tuple[int, ...], .
         InputError: for an unknown assignment.
 
     Example:
-        >>> matched_levels("neighbours", 3)
+        >>> matched_levels("neighbors", 3)
         ((0, 1), (0, 1, 2), (1, 2))
     """
+    assignment = OLD_NAMES.get(assignment, assignment)
     if assignment not in ASSIGNMENTS:
         raise InputError(f"assignment={assignment!r}: choose one of {ASSIGNMENTS}")
     levels = range(num_levels)
     reach = dict(image=lambda i, k: k == 0, same=lambda i, k: k == i)
-    reach["neighbours"] = lambda i, k: abs(i - k) <= 1
+    reach["neighbors"] = lambda i, k: abs(i - k) <= 1
     reach["all"] = lambda i, k: True
     return tuple(tuple(k for k in levels if reach[assignment](i, k)) for i in levels)
 
@@ -43,7 +46,7 @@ class Targets(NamedTuple):
     """Targets of a view's images, gathered over processes, for each level read.
 
     Attributes:
-        embeddings: (L, M, D) normalised, float32, M = B * processes.
+        embeddings: (L, M, D) normalized, float32, M = B * processes.
         valid: (L, M) bool, whether the image was on a tile of that level; None
             where every image was.
     """
@@ -57,8 +60,8 @@ def average_tiles(
 ) -> tuple[Tensor, Tensor]:
     """Put a level's embeddings in the order of the images.
 
-    Where an image has several tiles, their normalised embeddings are averaged and
-    normalised again.
+    Where an image has several tiles, their normalized embeddings are averaged and
+    normalized again.
 
     Args:
         embeddings: (N, D) of the tiles.
@@ -66,19 +69,19 @@ def average_tiles(
         batch_size: B.
 
     Returns:
-        (B, D) normalised, and (B,) bool: whether the image was on any tile.
+        (B, D) normalized, and (B,) bool: whether the image was on any tile.
     """
-    unit = normalise(embeddings)
+    unit = normalize(embeddings)
     sums = unit.new_zeros(batch_size, unit.shape[1]).index_add(0, image_index, unit)
     tiles = unit.new_zeros(batch_size).index_fill(0, image_index, 1)
-    return normalise(sums), tiles > 0
+    return normalize(sums), tiles > 0
 
 
 class PendingTargets:
     """Targets on their way from the other processes; more can be computed meanwhile.
 
     Args:
-        own: (V, L, B, D) of each view and level read, normalised.
+        own: (V, L, B, D) of each view and level read, normalized.
         present: (V, L, B) bool, whether the image was on a tile; None: always.
     """
 

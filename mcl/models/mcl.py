@@ -59,7 +59,7 @@ class MCL(BaseSelfSupervisor):
             self.to(memory_format=torch.channels_last)
 
     def init_weights(self) -> None:
-        """Initialise the online network; the target starts as a copy of it."""
+        """Initialize the online network; the target starts as a copy of it."""
         super().init_weights()
         self.reset_target()
 

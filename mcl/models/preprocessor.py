@@ -1,4 +1,4 @@
-"""From the loader's uint8 crops to normalised canvases."""
+"""From the loader's uint8 crops to normalized canvases."""
 
 from collections.abc import Sequence
 
@@ -17,9 +17,9 @@ from .augment import paint_levels
 
 @MODELS.register_module()
 class MCLDataPreprocessor(ImgDataPreprocessor):
-    """Move crops to the device, assemble both views, normalise.
+    """Move crops to the device, assemble both views, normalize.
 
-    Where :class:`~mcl.datasets.MultiLevelViews` leaves the colours to the device,
+    Where :class:`~mcl.datasets.MultiLevelViews` leaves the colors to the device,
     they are applied here, to all crops of a level at once. What is done to a crop was
     drawn with the crop, so a resumed run repeats that too.
 
@@ -66,8 +66,8 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
             data: ``inputs`` and ``data_samples``. In training the inputs are the
                 crops of :class:`~mcl.datasets.MultiLevelViews`, one uint8
                 (B, 3, S / r, S / r) for each view and level, and perhaps its
-                table of colours, float32 (B, tiles, 11); otherwise plain
-                images (B, 3, H, W), whose channels are turned to RGB and normalised.
+                table of colors, float32 (B, tiles, 11); otherwise plain
+                images (B, 3, H, W), whose channels are turned to RGB and normalized.
 
         Returns:
             ``inputs``, in training a list of :class:`~mcl.datasets.View`, and
@@ -85,7 +85,7 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
         else:
             inputs = self.cast_data(inputs)
             images = inputs if isinstance(inputs, Tensor) else torch.stack(inputs)
-            inputs = self._normalise(images.flip(1) if self.bgr_to_rgb else images)
+            inputs = self._normalize(images.flip(1) if self.bgr_to_rgb else images)
         return dict(inputs=inputs, data_samples=samples)
 
     def _paint(self, crops: list[Tensor], table: Tensor) -> list[Tensor]:
@@ -113,9 +113,9 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
         for start in range(0, len(crops), levels):
             draw = dict(crops=crops[start : start + levels], generator=self.generator)
             view = self.montage(draw)["view"]
-            canvases = [self._normalise(canvas) for canvas in view.canvases]
+            canvases = [self._normalize(canvas) for canvas in view.canvases]
             views.append(view._replace(canvases=canvases))
         return views
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    def _normalize(self, images: Tensor) -> Tensor:
         return (images - self.mean).div_(self.std)

@@ -170,7 +170,7 @@ class MCLSupervised(BaseSelfSupervisor):
                 "classes, such as CustomDataset(with_label=True) on class folders"
             )
         labels = torch.cat([sample.gt_label for sample in samples])
-        # Looking costs a synchronisation on an accelerator: the first batch tells.
+        # Looking costs a synchronization on an accelerator: the first batch tells.
         if not self.looked_at_labels and labels.max() >= self.head.num_classes:
             raise InputError(
                 f"head.num_classes={self.head.num_classes}, but the data have a label "
@@ -197,7 +197,7 @@ class MCLSupervised(BaseSelfSupervisor):
         they would mostly be of the same class. Images alone depend on nothing else.
 
         Args:
-            inputs: (B, 3, S, S) normalised images, S a multiple of 32.
+            inputs: (B, 3, S, S) normalized images, S a multiple of 32.
             data_samples: B samples.
 
         Returns:

@@ -16,7 +16,7 @@ class TargetNetwork(nn.Module):
 
     It has no gradient and stays in train mode: its BN layers use the statistics
     of its own batch, and their buffers are its own, not averaged. It is a plain
-    module without ``init_weights``, so that initialising the model does not
+    module without ``init_weights``, so that initializing the model does not
     reach it; :meth:`reset` copies the online weights instead.
 
     Args:

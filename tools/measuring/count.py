@@ -27,7 +27,7 @@ class Count(NamedTuple):
             convolutions and matrix products.
         target: of the target network's, 0 where there is none.
         backward: of the gradients, and of what is computed again for them.
-        norm_passes: exchanges between processes that synchronised batch norm needs:
+        norm_passes: exchanges between processes that synchronized batch norm needs:
             one for each call of a layer, one more for its gradient.
         trained: number of weights that get a gradient.
     """
@@ -118,6 +118,6 @@ def compare_counts(variants: Sequence[Variant], batch: int) -> Report:
     )
     notes = [
         "1e9 multiply-adds per image; ratio: baseline's total by this one's; norm "
-        "passes: exchanges of synchronised batch norm in a step; M weights: trained"
+        "passes: exchanges of synchronized batch norm in a step; M weights: trained"
     ]
     return Report(rows, columns, notes, dict(batch=batch))

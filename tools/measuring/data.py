@@ -1,4 +1,4 @@
-"""The data pipeline alone: from JPEG files to normalised canvases, on one thread."""
+"""The data pipeline alone: from JPEG files to normalized canvases, on one thread."""
 
 import statistics
 import tempfile
@@ -13,11 +13,11 @@ from mmengine.model import ImgDataPreprocessor
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
+from mcl.config import datasets
 from mcl.errors import InputError
-from mcl.preflight import datasets
 
 from .images import check_number, read_folder
-from .machine import one_thread, synchronise
+from .machine import one_thread, synchronize
 from .photographs import make_photographs
 from .report import RATIO, Column, Report, ratio_to
 from .variants import Variant
@@ -63,7 +63,7 @@ class Pipeline:
         batch = next(self.batches)
         loaded = time.perf_counter()
         self.preprocessor(batch, training=True)
-        synchronise(self.device)
+        synchronize(self.device)
         done = time.perf_counter()
         return dict(loader=loaded - start, device=done - loaded, total=done - start)
 
@@ -174,7 +174,7 @@ def _compare(
     notes = [
         note,
         "one process, one thread; loader: what a worker does; device: montage, "
-        "normalisation and whatever else the preprocessor does; byol: a crop of full "
+        "normalization and whatever else the preprocessor does; byol: a crop of full "
         "size for each tile by MMPretrain's BYOL transforms, then every r-th pixel",
     ]
     return Report(rows, COLUMNS, notes, dict(batch=batch, pairs=pairs))

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
+from mcl.config import datasets
 from mcl.datasets.sources import IMAGE_EXTENSIONS
 from mcl.errors import InputError
-from mcl.preflight import datasets
 
 
 def read_folder(cfg: Config, folder: str, with_label: bool | None = None) -> None:
@@ -23,13 +23,13 @@ def read_folder(cfg: Config, folder: str, with_label: bool | None = None) -> Non
     if not Path(folder).is_dir():
         raise InputError(f"--images {folder}: there is no such folder")
     for innermost in list(datasets(cfg.train_dataloader.dataset)):
-        labelled = (
+        labeled = (
             bool(innermost.get("with_label")) if with_label is None else with_label
         )
         found = ConfigDict(
             type="CustomDataset",
             data_root=str(Path(folder).resolve()),
-            with_label=labelled,
+            with_label=labeled,
             extensions=IMAGE_EXTENSIONS,
             pipeline=innermost.pipeline,
         )

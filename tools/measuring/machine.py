@@ -18,7 +18,7 @@ MATMUL_TRIES = 10
 CPU_FLAGS = ("amx_bf16", "avx512_bf16", "avx512_fp16", "avx512f", "avx2")
 
 
-def synchronise(device: str) -> None:
+def synchronize(device: str) -> None:
     """Wait for what an accelerator has been given to do."""
     if device == "cuda":
         torch.cuda.synchronize()
@@ -65,10 +65,10 @@ def matmul_peak(device: str, dtype: str) -> float:
     )
     seconds = []
     for _ in range(MATMUL_TRIES + 1):
-        synchronise(device)
+        synchronize(device)
         start = time.perf_counter()
         a @ b
-        synchronise(device)
+        synchronize(device)
         seconds.append(time.perf_counter() - start)
     return 2 * side**3 / statistics.median(seconds[1:])
 

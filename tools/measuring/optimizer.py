@@ -13,7 +13,7 @@ from torch import nn
 
 from mcl.errors import InputError
 
-from .machine import synchronise
+from .machine import synchronize
 from .report import RATIO, Column, Report, ratio_to
 from .step import TOTAL_STEPS
 from .variants import Variant
@@ -124,10 +124,10 @@ def _seconds(side: Ours | Hosts, device: str) -> dict[str, float]:
     steps: list[Callable] = [side.optimizer.step, side.update]
     times = []
     for step in steps:
-        synchronise(device)
+        synchronize(device)
         start = time.perf_counter()
         step()
-        synchronise(device)
+        synchronize(device)
         times.append(time.perf_counter() - start)
     return dict(optimizer=times[0], average=times[1], total=sum(times))
 

@@ -28,10 +28,10 @@ def draw(rng: np.random.Generator) -> np.ndarray:
     picture = texture(rng)
     for _ in range(SHAPES):
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-        centre = int(rng.integers(WIDTH)), int(rng.integers(HEIGHT))
+        center = int(rng.integers(WIDTH)), int(rng.integers(HEIGHT))
         axes = [int(a) for a in rng.integers(10, 120, 2)]
         angle = float(rng.uniform(0, 180))
-        cv2.ellipse(mask, centre, axes, angle, 0, 360, 255, -1, cv2.LINE_AA)
+        cv2.ellipse(mask, center, axes, angle, 0, 360, 255, -1, cv2.LINE_AA)
         share = mask[..., None] / 255.0
         picture = picture * (1 - share) + texture(rng) * share
     picture += rng.normal(0, NOISE, picture.shape)
@@ -47,5 +47,5 @@ def texture(rng: np.random.Generator) -> np.ndarray:
     spectra = np.fft.rfft2(layers) / frequency
     light, hue = np.fft.irfft2(spectra, (HEIGHT, WIDTH))
     light, hue = light / light.std(), hue / hue.std()
-    colour, turn = rng.uniform(40, 215, 3), rng.uniform(-15, 15, 3)
-    return colour + 45 * light[..., None] + turn * hue[..., None]
+    color, turn = rng.uniform(40, 215, 3), rng.uniform(-15, 15, 3)
+    return color + 45 * light[..., None] + turn * hue[..., None]

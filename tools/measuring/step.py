@@ -18,7 +18,7 @@ from mcl.engine.compiling import compile_parts
 from mcl.errors import InputError
 
 from .count import Count, count_work
-from .machine import matmul_peak, synchronise
+from .machine import matmul_peak, synchronize
 from .meter import Meter, metered
 from .noise import hand_on, random_batch
 from .report import RATIO, Column, Report, ratio_to
@@ -100,7 +100,7 @@ class Step:
         with self.ready():
             for _ in range(steps):
                 self.train()
-        synchronise(self.device)
+        synchronize(self.device)
 
     def seconds(self) -> dict[str, float]:
         """Seconds of one step and of its parts.
@@ -112,16 +112,16 @@ class Step:
             if self.device == "cpu":
                 parts = self._parts()
                 return dict(parts, total=sum(parts.values()))
-            synchronise(self.device)
+            synchronize(self.device)
             start = time.perf_counter()
             self.train()
-            synchronise(self.device)
+            synchronize(self.device)
             total = time.perf_counter() - start
             return dict(self._parts(), total=total)
 
     def _parts(self) -> dict[str, float]:
         def clock() -> float:
-            synchronise(self.device)
+            synchronize(self.device)
             return time.perf_counter()
 
         meter = Meter(clock)

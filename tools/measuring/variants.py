@@ -10,8 +10,8 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from mcl.config import adapt_to_cpu, merge_options, read_config, settle_loaders
 from mcl.errors import InputError
-from mcl.preflight import adapt_to_cpu, merge_options, read_config, settle_loaders
 
 AMP = ("config", "none", "bfloat16", "float16")
 # Of MCL's losses where a config has none.

@@ -9,7 +9,7 @@ packages' usr/share; where they are installed, that is /. Without installing:
 
     apt-get download PACKAGE && dpkg -x PACKAGE_*.deb ROOT
 
-The pictures keep their packages' licences (the cut-outs': GPL-2) and are not part of
+The pictures keep their packages' licenses (the cut-outs': GPL-2) and are not part of
 this repository; materials.json beside this file only lists which ones are taken. The
 bytes follow from the packages and from Pillow, whose versions may differ in them.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 import PIL
 from PIL import Image
 
-from mcl.errors import InputError, exit_in_words
+from mcl.errors import InputError, run_cli
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "scenes"))
 
@@ -226,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

@@ -1,4 +1,4 @@
-"""AP of result files, neighbours' votes on features, multiply-adds of a step.
+"""AP of result files, neighbors' votes on features, multiply-adds of a step.
 
     python tools/replication/measure.py detections ANN PREFIX OUT
     python tools/replication/measure.py features CONFIG CHECKPOINT DATA OUT
@@ -27,12 +27,12 @@ from torch.utils.data import DataLoader, Subset
 from torch.utils.flop_counter import FlopCounterMode
 
 from mcl.engine.knn import knn_vote, plain_pipeline
-from mcl.errors import exit_in_words
+from mcl.errors import run_cli
 from mcl.export import load_weights
-from mcl.models.losses import normalise
+from mcl.models.losses import normalize
 
-# Neighbours that vote, and images of a cut-out that are in the bank.
-NEIGHBOURS = 8
+# Neighbors that vote, and images of a cut-out that are in the bank.
+NEIGHBORS = 8
 BANK_PER_CUTOUT = 8
 EXAMPLES = 6  # scenes whose detections are kept
 
@@ -100,7 +100,7 @@ def load_backbone(cfg: Config, checkpoint: str) -> nn.Module:
 def embed(
     backbone: nn.Module, cfg: Config, folder: Path, most: int | None = None
 ) -> tuple[Tensor, list[str]]:
-    """Averaged last maps (N, C), normalised, and cut-outs (N) of a folder's pictures.
+    """Averaged last maps (N, C), normalized, and cut-outs (N) of a folder's pictures.
 
     ``most`` pictures of a cut-out are taken, the first ones; all when None.
     """
@@ -129,20 +129,20 @@ def embed(
         for batch in DataLoader(chosen, 128, collate_fn=pseudo_collate)
     ]
     names = [name for name, indices in taken.items() for _ in indices]
-    return normalise(torch.cat(features)), names
+    return normalize(torch.cat(features)), names
 
 
 def measure_features(cfg: Config, checkpoint: str, data: Path) -> dict:
-    """Top-1 of nearest neighbours: are cut-outs recognised on other grounds?
+    """Top-1 of nearest neighbors: are cut-outs recognized on other grounds?
 
-    A picture of ``probe`` gets the cut-out (folder) that its neighbours vote for.
+    A picture of ``probe`` gets the cut-out (folder) that its neighbors vote for.
     """
     backbone = load_backbone(cfg, checkpoint)
     bank, known = embed(backbone, cfg, data / "pretrain", BANK_PER_CUTOUT)
     queries, wanted = embed(backbone, cfg, data / "probe")
     numbers = {name: k for k, name in enumerate(sorted(set(known)))}
     votes = knn_vote(
-        queries, bank, torch.tensor([numbers[name] for name in known]), NEIGHBOURS
+        queries, bank, torch.tensor([numbers[name] for name in known]), NEIGHBORS
     )
     right = votes == torch.tensor([numbers[name] for name in wanted])
     # Features that are not finite vote for nothing: their run has failed.
@@ -193,4 +193,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

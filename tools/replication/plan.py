@@ -154,7 +154,7 @@ def search_stages(study: Study, owner: str) -> list[Stage]:
 
 
 def try_rate(study: Study, row: Row, lr: float, steps: int, out: Path) -> dict:
-    """A run of the search; one that a too high rate ends recognises nothing."""
+    """A run of the search; one that a too high rate ends recognizes nothing."""
     try:
         return pretrain(study, row, lr, steps, SEARCH_SEED, out)
     except InputError as error:
@@ -200,7 +200,7 @@ def fingerprint(study: Study, name: str) -> str:
 
 
 def best_search(study: Study, owner: str) -> dict:
-    """The search's run with the best vote of neighbours; the lowest rate of equals.
+    """The search's run with the best vote of neighbors; the lowest rate of equals.
 
     Raises:
         InputError: when every rate diverged.

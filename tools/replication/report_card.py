@@ -9,7 +9,7 @@ from typing import Any
 
 import report_tables as tables
 from collected import Scale, cycles_of, without_key
-from measure import BANK_PER_CUTOUT, NEIGHBOURS
+from measure import BANK_PER_CUTOUT, NEIGHBORS
 from mmengine.config import Config
 from titles import TITLES
 from wording import bullet, counted, listed, paragraph, percent, plain
@@ -105,7 +105,7 @@ AGNOSTIC = (
 )
 RECOGNITION = (
     "kNN is the recognition of instances: pictures of known cut-outs, on other crops "
-    f"of the same grounds, get the vote of their {NEIGHBOURS} nearest neighbours among "
+    f"of the same grounds, get the vote of their {NEIGHBORS} nearest neighbours among "
     f"{BANK_PER_CUTOUT} pictures of each known cut-out. The figure is the top-1 "
     "accuracy among all cut-outs of pre-training."
 )

@@ -130,7 +130,7 @@ def make_data(study: Study, root: Path, out: Path) -> dict:
 
 def draw_parts(study: Study, log: Path) -> None:
     """Draw the parts of the labels, for each seed its own."""
-    notes, tool = study.data / "annotations", ROOT / "tools/draw_labels.py"
+    notes, tool = study.data / "annotations", ROOT / "tools/sample_labels.py"
     for labels in study.scale.finetuning:
         for seed in study.scale.seeds if labels < 100 else ():
             words = ("--percent", labels, "--seed", seed)

@@ -62,7 +62,7 @@ def load_grounds(folder=None):
                 f"{folder} holds no .jpg or .png picture; put photographs there, see "
                 "tools/replication/materials.py."
             )
-        return Grounds([read_ground(file) for file in files], recolour=False)
+        return Grounds([read_ground(file) for file in files], recolor=False)
     folder = Path(skimage.__file__).parent / "data"
     grounds = []
     for name in GROUNDS:
@@ -82,15 +82,15 @@ def read_ground(file):
 
 @dataclass(frozen=True)
 class Grounds:
-    """Photographs, and whether their crops are recoloured: few ones need that."""
+    """Photographs, and whether their crops are recolored: few ones need that."""
 
     photos: list
-    recolour: bool = True
+    recolor: bool = True
 
     def sample(self, rng, height, width):
         """A random crop of one photograph (float32, H x W x 3, 0-255)."""
         image = crop_ground(rng, self.photos, height, width)
-        return recoloured(rng, image) if self.recolour else image.astype(np.float32)
+        return recolored(rng, image) if self.recolor else image.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,13 @@ def crop_ground(rng, grounds, height, width):
     return cv2.resize(np.ascontiguousarray(crop), (width, height), interpolation=method)
 
 
-def recoloured(rng, image):
+def recolored(rng, image):
     """Turn the hues of an RGB image, dim and tint it (float32, 0-255)."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + rng.integers(180)) % 180
     hsv[..., 1] = (hsv[..., 1] * rng.uniform(0.3, 1.0)).astype(np.uint8)
     image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.float32)
-    # Grey photographs have no hue to turn, a tint colours them as well.
+    # Gray photographs have no hue to turn, a tint colors them as well.
     tint = rng.uniform(0.6, 1.25) * rng.uniform(0.8, 1.2, 3)
     return np.clip(image * tint.astype(np.float32), 0, 255)
 
@@ -132,7 +132,7 @@ def make_layer(rng, rgba, longest):
     """Flip, dim, turn and resize a cut-out to ``longest`` px on its longest side.
 
     Returns a float32 array (H x W x 4, 0-255) with premultiplied alpha: resizing
-    straight alpha would pull the hidden colour of clear pixels into the edge.
+    straight alpha would pull the hidden color of clear pixels into the edge.
     """
     layer = rgba.astype(np.float32)
     if rng.random() < 0.5:
@@ -210,8 +210,8 @@ def make_distractor(rng, grounds, longest):
     alpha = np.zeros((side, side), np.uint8)
     cv2.fillPoly(alpha, [np.round(points).astype(np.int32)], 255)
     alpha = cv2.blur(alpha, (3, 3)).astype(np.float32)
-    colours = grounds.sample(rng, side, side) * (alpha[..., None] / 255)
-    return np.dstack([colours, alpha])
+    colors = grounds.sample(rng, side, side) * (alpha[..., None] / 255)
+    return np.dstack([colors, alpha])
 
 
 class Scene:

@@ -1,6 +1,6 @@
 """Drawing code for the twelve object classes of ``cutouts.py``.
 
-Every ``draw_*`` function is one class; its random draws set shape, colours,
+Every ``draw_*`` function is one class; its random draws set shape, colors,
 pattern and outline, so that two objects of a class differ widely.
 """
 
@@ -13,14 +13,14 @@ FAINT = 25  # alpha (0-255) up to which a border pixel is cropped away
 GRID_Y, GRID_X = np.mgrid[0:CANVAS, 0:CANVAS].astype(np.float32) / CANVAS
 
 
-def pick_colour(rng, hue=(0, 180), value=(90, 255)):
-    """One saturated RGB colour; hue in OpenCV degrees (0-180), value 0-255."""
+def pick_color(rng, hue=(0, 180), value=(90, 255)):
+    """One saturated RGB color; hue in OpenCV degrees (0-180), value 0-255."""
     hsv = [rng.uniform(*hue) % 180, rng.uniform(70, 255), rng.uniform(*value)]
     return cv2.cvtColor(np.uint8([[hsv]]), cv2.COLOR_HSV2RGB)[0, 0]
 
 
 def pattern(rng):
-    """Weights in [0, 1] (CANVAS x CANVAS) that mix the two colours of a paint."""
+    """Weights in [0, 1] (CANVAS x CANVAS) that mix the two colors of a paint."""
     turn, rate = rng.uniform(0, np.pi), rng.uniform(5, 13)
     along = np.cos(turn) * GRID_X + np.sin(turn) * GRID_Y
     across = np.cos(turn) * GRID_Y - np.sin(turn) * GRID_X
@@ -43,7 +43,7 @@ def pattern(rng):
 
 def pick_paint(rng, hue=(0, 180)):
     """A patterned RGB sheet (CANVAS x CANVAS x 3, uint8) to fill shapes with."""
-    one, two = pick_colour(rng, hue), pick_colour(rng, hue)
+    one, two = pick_color(rng, hue), pick_color(rng, hue)
     steps = np.linspace(one, two, 256).astype(np.uint8)
     return steps[(pattern(rng) * 255).astype(np.uint8)]
 
@@ -81,10 +81,10 @@ class Pen:
     """
 
     def __init__(self, rng):
-        self.colour = np.zeros((CANVAS, CANVAS, 3), np.uint8)
+        self.color = np.zeros((CANVAS, CANVAS, 3), np.uint8)
         self.alpha = np.zeros((CANVAS, CANVAS), np.uint8)
         self.outline = int(rng.choice([0, 0, 3, 5, 7]))
-        self.ink = pick_colour(rng, value=(0, 70))
+        self.ink = pick_color(rng, value=(0, 70))
         stretch = np.exp(rng.uniform(-0.2, 0.2))
         slant = rng.uniform(-0.15, 0.15)
         self.warp = 0.8 * np.array([[stretch, 0], [slant, 1 / stretch]])
@@ -96,12 +96,12 @@ class Pen:
     def _lay(self, mask, paint):
         left, top, width, height = cv2.boundingRect(mask)
         part = np.s_[top : top + height, left : left + width]
-        sheet = np.broadcast_to(np.uint8(paint), self.colour.shape)
-        np.copyto(self.colour[part], sheet[part], where=mask[part][..., None] > 0)
+        sheet = np.broadcast_to(np.uint8(paint), self.color.shape)
+        np.copyto(self.color[part], sheet[part], where=mask[part][..., None] > 0)
         np.maximum(self.alpha[part], mask[part], out=self.alpha[part])
 
     def fill(self, points, paint):
-        """Fill a polygon with a paint sheet or one RGB colour, then outline it."""
+        """Fill a polygon with a paint sheet or one RGB color, then outline it."""
         mask, points = np.zeros_like(self.alpha), self._pixels(points)
         cv2.fillPoly(mask, [points], 255)
         self._lay(mask, paint)
@@ -130,13 +130,13 @@ class Pen:
             (self.alpha > 0).astype(np.float32), size, interpolation=area
         )
         # Averaging mixes in the empty canvas: divide it out again at the edge.
-        colour = (
+        color = (
             cv2.resize(
-                self.colour * (self.alpha > 0)[..., None], size, interpolation=area
+                self.color * (self.alpha > 0)[..., None], size, interpolation=area
             )
             / np.maximum(inside, 1e-3)[..., None]
         )
-        shaded = np.clip(colour * shading(rng, inside)[..., None], 0, 255)
+        shaded = np.clip(color * shading(rng, inside)[..., None], 0, 255)
         return trim(np.dstack([shaded, alpha]).astype(np.uint8))
 
 
@@ -179,14 +179,14 @@ def draw_bottle(pen, rng):
     side = [(neck, 0.08), (neck, start), (body, shoulder), (body, 0.95), (0, 1)]
     right = [(0.5 + x, y) for x, y in side]
     pen.fill(right + [(1 - x, y) for x, y in right[::-1]], pick_paint(rng))
-    pen.fill(box(0.48 - neck, 0, 0.52 + neck, 0.1), pick_colour(rng))
+    pen.fill(box(0.48 - neck, 0, 0.52 + neck, 0.1), pick_color(rng))
     label = rng.uniform(shoulder + 0.03, 0.7)
     pen.fill(box(0.5 - body, label, 0.5 + body, label + 0.2), pick_paint(rng))
 
 
 def draw_butterfly(pen, rng):
     """Butterfly: two pairs of wings with spots, a body and feelers."""
-    upper, lower, spot = pick_paint(rng), pick_paint(rng), pick_colour(rng)
+    upper, lower, spot = pick_paint(rng), pick_paint(rng), pick_color(rng)
     tall, wide = rng.uniform(0.24, 0.34), rng.uniform(0.14, 0.2)
     low, tilt = rng.uniform(0.13, 0.22), rng.uniform(30, 55)
     dot = rng.uniform(0.03, 0.07)
@@ -196,7 +196,7 @@ def draw_butterfly(pen, rng):
         pen.fill(ellipse(0.5 + side * 0.3, 0.28, dot, dot), spot)
         feeler = [(0.5, 0.3), (0.5 + side * 0.04, 0.1), (0.5 + side * 0.12, 0.02)]
         pen.stroke(feeler, 0.02, pen.ink)
-    pen.fill(ellipse(0.5, 0.55, rng.uniform(0.03, 0.05), 0.33), pick_colour(rng))
+    pen.fill(ellipse(0.5, 0.55, rng.uniform(0.03, 0.05), 0.33), pick_color(rng))
 
 
 def draw_car(pen, rng):
@@ -208,7 +208,7 @@ def draw_car(pen, rng):
         [(front, belt), (front + lean, roof), (back - lean / 2, roof), (back, belt)]
     )
     pen.fill(cabin, paint)
-    glass = pick_colour(rng, (85, 115), (150, 255))
+    glass = pick_color(rng, (85, 115), (150, 255))
     middle = cabin.mean(0)
     pen.fill((cabin - middle) * (0.82, 0.65) + middle, glass)
     pen.stroke([(middle[0], roof), (middle[0], belt)], 0.035, paint)
@@ -225,7 +225,7 @@ def draw_car(pen, rng):
         paint,
     )
     size, gap = rng.uniform(0.09, 0.13), rng.uniform(0.18, 0.24)
-    rubber, hub = pick_colour(rng, value=(15, 60)), pick_colour(rng, value=(150, 255))
+    rubber, hub = pick_color(rng, value=(15, 60)), pick_color(rng, value=(150, 255))
     for x in (gap, 1 - gap):
         pen.fill(ellipse(x, 0.7, size, size), rubber)
         pen.fill(ellipse(x, 0.7, size / 2, size / 2), hub)
@@ -256,7 +256,7 @@ def draw_flower(pen, rng):
     stem = rng.random() < 0.5
     y, reach = (0.32, 0.3) if stem else (0.5, 0.48)
     if stem:
-        green = pick_colour(rng, (35, 80), (70, 180))
+        green = pick_color(rng, (35, 80), (70, 180))
         pen.stroke([(0.5, y), (rng.uniform(0.4, 0.6), 0.7), (0.5, 1)], 0.05, green)
         for side in (-1, 1):
             tilt = side * rng.uniform(20, 50)
@@ -276,7 +276,7 @@ def draw_house(pen, rng):
     walls, roof = pick_paint(rng), pick_paint(rng)
     if rng.random() < 0.6:
         x = rng.uniform(0.6, 0.7)
-        pen.fill(box(x, 0.02, x + 0.12, eaves), pick_colour(rng))
+        pen.fill(box(x, 0.02, x + 0.12, eaves), pick_color(rng))
     pen.fill(box(left, eaves, 1 - left, 1), walls)
     pen.fill(
         [
@@ -287,13 +287,13 @@ def draw_house(pen, rng):
         ],
         roof,
     )
-    glass = pick_colour(rng, (20, 110), (170, 255))
+    glass = pick_color(rng, (20, 110), (170, 255))
     count = int(rng.integers(2, 4))
     slots = np.linspace(left + 0.05, 0.95 - left, count + 1)
     door, top = rng.integers(count), eaves + rng.uniform(0.06, 0.14)
     for k, (start, stop) in enumerate(zip(slots[:-1], slots[1:], strict=True)):
         if k == door:
-            pen.fill(box(start + 0.03, top + 0.03, stop - 0.03, 1), pick_colour(rng))
+            pen.fill(box(start + 0.03, top + 0.03, stop - 0.03, 1), pick_color(rng))
         else:
             pen.fill(box(start + 0.03, top, stop - 0.03, top + 0.2), glass)
 
@@ -328,7 +328,7 @@ def draw_mug(pen, rng):
         wide = half * min(foot, 1) * 0.9
         pen.fill(box(0.42 - wide, middle, 0.42 + wide, middle + 0.12), pick_paint(rng))
     pen.fill(ellipse(0.42, top, half, 0.07), glaze)
-    pen.fill(ellipse(0.42, top, half * 0.85, 0.05), pick_colour(rng, value=(30, 160)))
+    pen.fill(ellipse(0.42, top, half * 0.85, 0.05), pick_color(rng, value=(30, 160)))
 
 
 def draw_star(pen, rng):
@@ -344,7 +344,7 @@ def draw_star(pen, rng):
 def draw_tree(pen, rng):
     """Tree: a trunk under stacked triangles (conifer) or a cluster of discs."""
     trunk, leaf = rng.uniform(0.04, 0.09), pick_paint(rng, (15, 90))
-    bark = pick_colour(rng, (5, 20), (50, 140))
+    bark = pick_color(rng, (5, 20), (50, 140))
     pen.fill(box(0.5 - trunk, 0.5, 0.5 + trunk, 1), bark)
     if rng.random() < 0.5:
         layers, wide = int(rng.integers(2, 5)), rng.uniform(0.28, 0.42)
@@ -371,7 +371,7 @@ def draw_umbrella(pen, rng):
     """Open umbrella: striped canopy with a scalloped hem, shaft and hook."""
     hem, tall = rng.uniform(0.4, 0.55), rng.uniform(0.3, 0.45)
     count, hook = int(rng.integers(3, 7)), rng.uniform(0.05, 0.1)
-    wood = pick_colour(rng, value=(40, 200))
+    wood = pick_color(rng, value=(40, 200))
     bend = ellipse(0.5 - hook, 0.9, hook, 0.1, 0, 180)
     pen.stroke(np.concatenate([[(0.5, hem - tall - 0.05)], bend]), 0.035, wood)
     sheets = [pick_paint(rng), pick_paint(rng)]

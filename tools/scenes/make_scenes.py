@@ -1,7 +1,7 @@
 """Compose a small data set for pre-training and instance segmentation.
 
 Objects are pasted onto crops of the photographs that scikit-image ships inside
-its wheel, so nothing is downloaded. Under OUT come ``pretrain/`` (unlabelled
+its wheel, so nothing is downloaded. Under OUT come ``pretrain/`` (unlabeled
 pictures of one main object), ``train/`` and ``val/`` (scenes of 1 to 6
 objects), ``annotations/train.json`` and ``annotations/val.json`` (COCO format,
 masks respect occlusion) and ``card.json`` (options, counts, checksums).
@@ -406,7 +406,7 @@ def parse_args(argv):
     """Command line to namespace."""
     default = Options()
     parser = argparse.ArgumentParser(
-        description="Compose an unlabelled object set and COCO scenes, offline."
+        description="Compose an unlabeled object set and COCO scenes, offline."
     )
     parser.add_argument("out", metavar="OUT", help="folder of the data set")
     for split in SPLITS:

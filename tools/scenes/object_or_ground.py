@@ -22,9 +22,9 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mcl.errors import exit_in_words
-from mcl.models.losses import normalise
-from mcl.preflight import read_config
+from mcl.config import read_config
+from mcl.errors import run_cli
+from mcl.models.losses import normalize
 
 NUMBER = 14  # objects, and grounds
 PART = 0.75  # longest side of an object by the picture's
@@ -32,7 +32,7 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 def compose_grid(materials: Path, side: int, number: int = NUMBER) -> Tensor:
-    """Every ground with every object: (grounds, objects, 3, side, side), normalised."""
+    """Every ground with every object: (grounds, objects, 3, side, side), normalized."""
     source, rng = FolderCutouts(materials / "cutouts"), np.random.default_rng(0)
     photos = load_grounds(materials / "grounds/train")
     grounds = [Fixed(photos.sample(rng, side, side)) for _ in range(number)]
@@ -70,7 +70,7 @@ def judge(cfg: Config, checkpoint: str, grid: Tensor) -> list[tuple[float, float
     backbone = load_backbone(cfg, checkpoint)
     backbone.eval()
     maps = backbone(grid.flatten(0, 1))
-    return [shares(normalise(m.mean((2, 3))).view(*grid.shape[:2], -1)) for m in maps]
+    return [shares(normalize(m.mean((2, 3))).view(*grid.shape[:2], -1)) for m in maps]
 
 
 def main() -> None:
@@ -94,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

@@ -1,4 +1,4 @@
-"""Train every option of the method on the same images; tabulate what it learnt.
+"""Train every option of the method on the same images; tabulate what it learned.
 
     python tools/scenes/try_options.py OUT --cutouts DIR [--steps 150] [--only NAME ...]
 
@@ -23,7 +23,7 @@ from cutouts import FolderCutouts
 from mmengine.config import Config
 from PIL import Image
 
-from mcl.errors import InputError, exit_in_words
+from mcl.errors import InputError, run_cli
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/mcl/mcl_resnet18-fpn_1xb64-cpu-coslr_folder.py"
@@ -41,7 +41,7 @@ ONE_LEVEL = dict.fromkeys(
 OPTIONS = {
     "(a) image": {},
     "(b) same": {"model.head.assignment": "same"},
-    "(c) neighbours": {"model.head.assignment": "neighbours"},
+    "(c) neighbors": {"model.head.assignment": "neighbors"},
     "(d) all": {"model.head.assignment": "all"},
     "queue of 1024": {"model.head.queue": 1024},
     "no negatives": {"model.head.loss.type": "MultiLevelRegressionLoss"},
@@ -205,4 +205,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

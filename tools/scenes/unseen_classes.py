@@ -3,11 +3,11 @@
     python tools/scenes/unseen_classes.py CONFIG DATA CHECKPOINT ...
 
 DATA is a data set of make_scenes.py with --split-cutouts. Objects get the class that
-their nearest neighbours among those of every second train scene vote for; the figures
+their nearest neighbors among those of every second train scene vote for; the figures
 are top-1 accuracies, of every map of the backbone: `known` of the other train scenes,
 `new` of the val scenes, whose cut-outs and photographs no other split shows. An object
 of 24 pixels or more is cut out as a square around its box, resized to CONFIG's size.
-As fine-tuning would, the backbone's BN takes its statistics from the neighbours, and
+As fine-tuning would, the backbone's BN takes its statistics from the neighbors, and
 features are standardised over them. CHECKPOINT is one of CONFIG's pre-training, or the
 word random.
 """
@@ -29,12 +29,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from torchvision.transforms.v2 import functional as F
 
+from mcl.config import read_config
 from mcl.engine.knn import knn_vote
-from mcl.errors import InputError, exit_in_words
-from mcl.models.losses import normalise
-from mcl.preflight import read_config
+from mcl.errors import InputError, run_cli
+from mcl.models.losses import normalize
 
-NEIGHBOURS = 8
+NEIGHBORS = 8
 CHUNK = 128
 MARGIN = 1.2  # of a square's side by the longer one of its box
 SMALLEST = 24  # longer side of a box, in pixels: smaller ones say little
@@ -83,7 +83,7 @@ def cut(picture: Tensor, box: list[float], side: int) -> Tensor:
 
 @torch.no_grad()
 def judge(backbone: nn.Module, bank: Objects, queries: list[Objects]) -> list[list]:
-    """Accuracy (0..1) of every map, for each of the queries. Crops are normalised."""
+    """Accuracy (0..1) of every map, for each of the queries. Crops are normalized."""
     update_bn(bank[0].split(CHUNK), backbone)
     backbone.eval()  # MMPretrain's returns nothing
     known = embed(backbone, bank[0])
@@ -100,8 +100,8 @@ def accuracy(features: Tensor, labels: Tensor, bank: Tensor, known: Tensor) -> f
     """Top-1 of the vote on (N, C), standardised over the bank's (M, C)."""
     mean, std = bank.mean(0), bank.std(0)
     std[std < 1e-6] = 1  # a channel that says nothing
-    features, bank = (normalise((f - mean) / std) for f in (features, bank))
-    votes = knn_vote(features, bank, known, NEIGHBOURS)
+    features, bank = (normalize((f - mean) / std) for f in (features, bank))
+    votes = knn_vote(features, bank, known, NEIGHBORS)
     return (votes == labels).float().mean().item()
 
 
@@ -112,7 +112,7 @@ def embed(backbone: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def read_objects(cfg: Config, data: Path) -> list[Objects]:
-    """Bank, known and new objects, normalised.
+    """Bank, known and new objects, normalized.
 
     Raises:
         InputError: when the data set has no cut-outs that only val shows.
@@ -160,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)

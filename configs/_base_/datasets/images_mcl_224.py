@@ -12,7 +12,7 @@ train_pipeline = [
         size=224,
         ratios=(1, 2, 4, 8),
         # The same draws applied by the "worker" are for machines without a GPU.
-        colours_on="device",
+        colors_on="device",
     ),
     dict(type="PackInputs"),
 ]

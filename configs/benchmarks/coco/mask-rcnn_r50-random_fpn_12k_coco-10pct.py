@@ -1,5 +1,5 @@
 # 10 % of the labels, drawn by
-#   python tools/draw_labels.py data/coco/annotations/instances_train2017.json \
+#   python tools/sample_labels.py data/coco/annotations/instances_train2017.json \
 #       data/coco/annotations/fractions --percent 1 2 5 10 --seed 1
 _base_ = "mask-rcnn_r50-random_fpn_12k_coco.py"
 

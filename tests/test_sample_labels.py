@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mcl.errors import InputError
-from tools.draw_labels import draw, read_annotations
+from tools.sample_labels import draw, read_annotations
 
 from .conftest import ROOT, run_main, run_tool
 
@@ -80,7 +80,7 @@ def test_other_files_are_refused(ann_file, tmp_path):
         with pytest.raises(InputError, match=words):
             read_annotations(path)
     with pytest.raises(InputError, match="cannot be written"):
-        run_main("tools/draw_labels.py", ann_file, listing, "--percent", 1)
+        run_main("tools/sample_labels.py", ann_file, listing, "--percent", 1)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_broken_files_are_refused(tmp_path, images, notes, words):
 
 
 def test_the_tool_writes_a_file_for_each_part(ann_file, tmp_path, capsys):
-    args = ["tools/draw_labels.py", ann_file, tmp_path / "out", "--seed", "1"]
+    args = ["tools/sample_labels.py", ann_file, tmp_path / "out", "--seed", "1"]
     run_main(*args, "--percent", 1, 2.5)
     files = sorted(f.name for f in (tmp_path / "out").iterdir())
     assert files == ["instances.seed1@1.json", "instances.seed1@2.5.json"]

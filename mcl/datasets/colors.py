@@ -1,4 +1,4 @@
-"""Colour augmentation: what is drawn for a crop, and its use on one crop on the CPU.
+"""Color augmentation: what is drawn for a crop, and its use on one crop on the CPU.
 
 Drawing is kept apart from use: the same draws serve :func:`paint` here, a crop at a
 time in the loader's workers, and :func:`~mcl.models.augment.paint_batch`, all crops of
@@ -17,21 +17,21 @@ from torchvision.transforms import v2
 
 from ..errors import InputError
 
-# The steps of colour jitter, in torchvision's order of arguments; the value that leaves
-# a crop as it is; numbers by which `Colours.order` calls them.
+# The steps of color jitter, in torchvision's order of arguments; the value that leaves
+# a crop as it is; numbers by which `Colors.order` calls them.
 JITTER = ("brightness", "contrast", "saturation", "hue")
 NEUTRAL = (1.0, 1.0, 1.0, 0.0)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-# Share of red, green and blue in grey (Rec. 601, as torchvision rounds it).
+# Share of red, green and blue in gray (Rec. 601, as torchvision rounds it).
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
-# Random numbers that the colours of a crop take.
+# Random numbers that the colors of a crop take.
 NUM_DRAWS = 13
 # A solarize threshold that no value reaches.
 NEVER = 256.0
 
 
-class Colours(NamedTuple):
-    """What is done to the colours of n crops, in this order; all on the CPU.
+class Colors(NamedTuple):
+    """What is done to the colors of n crops, in this order; all on the CPU.
 
     Attributes:
         factors: (n, 4) for brightness, contrast and saturation as torchvision's
@@ -54,22 +54,22 @@ class Colours(NamedTuple):
         return torch.cat([self.factors, self.order, *columns], 1).float()
 
     @classmethod
-    def from_table(cls, table: Tensor) -> "Colours":
+    def from_table(cls, table: Tensor) -> "Colors":
         """Undo :meth:`to_table`."""
         factors, order, gray, sigma, solarize = table.split([4, 4, 1, 1, 1], 1)
         return cls(factors, order.long(), gray[:, 0] > 0, sigma[:, 0], solarize[:, 0])
 
-    def take(self, rows: slice | Tensor) -> "Colours":
-        """The colours of some of the crops."""
-        return Colours(*(field[rows] for field in self))
+    def take(self, rows: slice | Tensor) -> "Colors":
+        """The colors of some of the crops."""
+        return Colors(*(field[rows] for field in self))
 
 
-class ColourDraw:
-    """Draw the colours of the crops of an image.
+class ColorSampler:
+    """Draw the colors of the crops of an image.
 
     Args:
         color_jitter: arguments of torchvision's ``ColorJitter``.
-        color_jitter_prob, gray_prob: chances of jitter and of grey.
+        color_jitter_prob, gray_prob: chances of jitter and of gray.
         blur_prob, solarize_prob: chances, one for each crop.
         blur_sigma: smallest and largest sigma for each crop, its own pixels: (n, 2).
         solarize_threshold: values from here on are inverted, 0..255.
@@ -101,8 +101,8 @@ class ColourDraw:
         self.blur_sigma = np.array(blur_sigma, dtype=float)
         self.solarize_threshold = float(solarize_threshold)
 
-    def __call__(self, uniform: np.ndarray) -> Colours:
-        """Turn numbers drawn from 0..1, (n, 13), into the colours of n crops."""
+    def __call__(self, uniform: np.ndarray) -> Colors:
+        """Turn numbers drawn from 0..1, (n, 13), into the colors of n crops."""
         jittered, grayed, blurred, sigma, solarized = uniform[:, 8:].T
         factors = self.low + (self.high - self.low) * uniform[:, :4]
         factors[jittered >= self.color_jitter_prob] = NEUTRAL
@@ -111,7 +111,7 @@ class ColourDraw:
         threshold = np.where(
             solarized < self.solarize_prob, self.solarize_threshold, NEVER
         )
-        return Colours(
+        return Colors(
             torch.from_numpy(factors),
             # Independent keys put the four steps in any order with equal chance.
             torch.from_numpy(uniform[:, 4:8].argsort(1)),
@@ -126,8 +126,8 @@ def blur_radius(sigma: float) -> int:
     return int(np.ceil(3 * sigma))
 
 
-def paint(crop: np.ndarray, colours: Colours, row: int) -> np.ndarray:
-    """Apply one row of ``colours`` to one crop with OpenCV.
+def paint(crop: np.ndarray, colors: Colors, row: int) -> np.ndarray:
+    """Apply one row of ``colors`` to one crop with OpenCV.
 
     Args:
         crop: uint8 RGB (H, W, 3).
@@ -135,13 +135,13 @@ def paint(crop: np.ndarray, colours: Colours, row: int) -> np.ndarray:
     Returns:
         uint8 RGB (H, W, 3).
     """
-    factors, sigma = colours.factors[row].tolist(), float(colours.sigma[row])
-    threshold = float(colours.solarize[row]) / 255
+    factors, sigma = colors.factors[row].tolist(), float(colors.sigma[row])
+    threshold = float(colors.solarize[row]) / 255
     pixels = np.multiply(crop, np.float32(1 / 255), dtype=np.float32)
-    for step in colours.order[row].tolist():
+    for step in colors.order[row].tolist():
         if factors[step] != NEUTRAL[step]:
             pixels = _jitter(pixels, step, factors[step])
-    if colours.gray[row]:
+    if colors.gray[row]:
         pixels = cv2.cvtColor(
             cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB
         )
@@ -154,14 +154,14 @@ def paint(crop: np.ndarray, colours: Colours, row: int) -> np.ndarray:
 
 
 def _jitter(pixels: np.ndarray, step: int, factor: float) -> np.ndarray:
-    """One step of colour jitter on float32 RGB, 0..1."""
+    """One step of color jitter on float32 RGB, 0..1."""
     if step == HUE:
         return _turn_hue(pixels, factor)
     weights = np.array(GRAY_WEIGHTS)
-    if step == SATURATION:  # each pixel against its own grey
+    if step == SATURATION:  # each pixel against its own gray
         matrix = factor * np.eye(3) + (1 - factor) * weights
         pixels = cv2.transform(pixels, matrix)
-    else:  # against black, or against the mean grey
+    else:  # against black, or against the mean gray
         gray = weights @ cv2.mean(pixels)[:3] if step == CONTRAST else 0.0
         pixels = pixels * np.float32(factor)
         pixels += np.float32((1 - factor) * gray)

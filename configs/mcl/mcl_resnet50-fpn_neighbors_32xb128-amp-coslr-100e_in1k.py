@@ -4,4 +4,4 @@
 # canvases.
 _base_ = "mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 
-model = dict(head=dict(assignment="neighbours"))
+model = dict(head=dict(assignment="neighbors"))

@@ -1,134 +1,19 @@
-"""What is looked at before a run starts: device, paths, labels."""
+"""What is checked before a run starts: paths, checkpoints, labels."""
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
+from .config import LOADERS, datasets, named_datasets
 from .datasets.archives import find_archives
-from .datasets.montage import Montage
 from .errors import InputError
 from .export.checkpoint import read_checkpoint
 
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 # Lines of a list whose images are looked for before a run.
 LIST_CHECKED = 100
-
-
-def adapt_to_cpu(cfg: Config) -> str:
-    """Change what needs an accelerator; return one line that says so.
-
-    SyncBN becomes BN, the process group gloo, mixed precision bfloat16 autocast
-    without a loss scaler, or float32 where that computes wrong gradients, and loaders
-    do not pin memory.
-    """
-    cfg.sync_bn = None
-    _replace_sync_bn(cfg.get("model"))
-    dist_cfg = cfg.setdefault("env_cfg", ConfigDict()).setdefault(
-        "dist_cfg", ConfigDict()
-    )
-    dist_cfg.backend = "gloo"
-    # DistributedDataParallel takes no device indices on a CPU.
-    cfg.model_wrapper_cfg = dict(
-        type="MMDistributedDataParallel",
-        device_ids=None,
-        broadcast_buffers=False,
-        find_unused_parameters=cfg.get("find_unused_parameters", False),
-    )
-    wrapper = cfg.get("optim_wrapper")
-    if wrapper and str(wrapper.get("type")).endswith("AmpOptimWrapper"):
-        wrapper.type = "mmpretrain.BFloat16OptimWrapper"
-        wrapper.pop("loss_scale", None)
-        wrapper.pop("dtype", None)
-    amp = bool(wrapper) and str(wrapper.get("type")).endswith("BFloat16OptimWrapper")
-    precision = "bfloat16 autocast without a loss scaler" if amp else "float32"
-    if amp and _shrinks_to_cells(cfg):
-        wrapper.type = "OptimWrapper"
-        precision = "float32 (bfloat16 would give wrong gradients for crops so small)"
-    for name in LOADERS:
-        if cfg.get(name):
-            cfg[name].pin_memory = False
-    return f"no accelerator found: running on the CPU with BN, gloo, {precision}"
-
-
-def _shrinks_to_cells(cfg: Config) -> bool:
-    """Whether crops off the canvas are single cells before the backbone's last stage.
-
-    There torch (2.14, 2.15) computes garbage on a CPU in bfloat16 for the weights of a
-    ResNet's 3 x 3 conv of stride 2.
-
-    Raises:
-        InputError: for a size or ratios that cannot work.
-    """
-    preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or {}
-    options = preprocessor.get("montage") or {}
-    if options.get("on_canvas", True):
-        return False
-    montage = Montage(**{k: options[k] for k in ("size", "ratios") if k in options})
-    # The map before the last stage has a cell for 16 pixels, or a part of them.
-    return montage.size // max(montage.ratios) <= 16
-
-
-def join_cpu_processes(launcher: str) -> None:
-    """Set up gloo; the host's own set-up asks every process for a CUDA device.
-
-    Raises:
-        InputError: for a launcher other than torchrun.
-    """
-    if launcher == "none":
-        return
-    if launcher != "pytorch":
-        raise InputError(
-            f"--launcher {launcher}: without an accelerator only `pytorch` works; "
-            "use tools/dist_train.sh"
-        )
-    torch.distributed.init_process_group("gloo")
-
-
-def leave_processes() -> None:
-    """Leave the process group, if any, at the end of a run.
-
-    Its threads, where they still run as Python ends, can abort the process.
-    """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def read_config(path: str) -> Config:
-    """The config of a file.
-
-    Raises:
-        InputError: when there is no such file, or it is no config.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"config {path}: there is no such file")
-    try:
-        return Config.fromfile(path)
-    except (SyntaxError, OSError) as error:
-        raise InputError(f"config {path}: it cannot be read ({error})") from error
-    except ImportError as error:
-        raise InputError(
-            f"config {path}: a module of its custom_imports is missing; install this "
-            f"repository, or put that file on PYTHONPATH ({error.args[0]})"
-        ) from error
-
-
-def merge_options(cfg: Config, overrides: dict) -> None:
-    """Merge --cfg-options; a key that the config had not may be a slip of the pen.
-
-    Raises:
-        InputError: when a list is given an index that it has not.
-    """
-    new = sorted({key.split(".")[0] for key in overrides} - set(cfg))
-    if new:
-        print(f"--cfg-options: the config had no {new}; check the spelling", flush=True)
-    try:
-        cfg.merge_from_dict(overrides)
-    except (KeyError, TypeError) as error:
-        raise InputError(f"--cfg-options: {error}") from error
 
 
 def make_work_dir(path: str) -> None:
@@ -141,49 +26,6 @@ def make_work_dir(path: str) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"work_dir={path}: it cannot be made ({error})") from error
-
-
-def settle_loaders(cfg: Config) -> None:
-    """Settings of a loader that follow from others, so that one override is enough."""
-    for name in LOADERS:
-        loader = cfg.get(name)
-        if not loader:
-            continue
-        if loader.get("num_workers") == 0:
-            loader.persistent_workers = False
-        sampler = loader.get("sampler") or {}
-        if sampler.get("type") == "ReplayableSampler":
-            sampler.batch_size = loader.batch_size
-
-
-def _replace_sync_bn(node) -> None:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == "type" and value == "SyncBN":
-                node[key] = "BN"
-            _replace_sync_bn(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            _replace_sync_bn(value)
-
-
-def datasets(node) -> Iterator[dict]:
-    """Every data set's config under a loader's, wrappers left out."""
-    return (dataset for _, dataset in named_datasets(node, "dataset"))
-
-
-def named_datasets(node, field: str) -> Iterator[tuple[str, dict]]:
-    """The same, each behind its field, as ``--cfg-options`` takes it."""
-    if not isinstance(node, dict):
-        return
-    parts = node.get("datasets") or ()
-    inner = {f"datasets.{i}": child for i, child in enumerate(parts)}
-    if not inner and "dataset" in node:
-        inner = dict(dataset=node["dataset"])
-    for name, child in inner.items():
-        yield from named_datasets(child, f"{field}.{name}")
-    if not inner:
-        yield field, node
 
 
 def check_paths(cfg: Config, trust: bool = False) -> None:
@@ -284,11 +126,11 @@ def _check_dataset(field: str, dataset: dict) -> None:
             raise InputError(f"{field}: the folder {folder} is empty; put images there")
 
     if ann_file and str(dataset.get("type")).endswith("CustomDataset"):
-        labelled = dataset.get("with_label", True)
-        _check_list(f"{field}.ann_file={root / ann_file}", root, dataset, labelled)
+        labeled = dataset.get("with_label", True)
+        _check_list(f"{field}.ann_file={root / ann_file}", root, dataset, labeled)
 
 
-def _check_list(field: str, root: Path, dataset: dict, labelled: bool) -> None:
+def _check_list(field: str, root: Path, dataset: dict, labeled: bool) -> None:
     """Check the form of all lines of a list, and that its first images are there."""
     prefix = dataset.get("data_prefix") or ""
     folder = root / (prefix.get("img_path", "") if isinstance(prefix, dict) else prefix)
@@ -298,19 +140,19 @@ def _check_list(field: str, root: Path, dataset: dict, labelled: bool) -> None:
             f"{field}: the file is empty; write the path of an image a line"
         )
     for number, line in enumerate(lines, 1):
-        path, _, label = line.strip().rpartition(" ") if labelled else (line, "", "0")
+        path, _, label = line.strip().rpartition(" ") if labeled else (line, "", "0")
         if not path.strip() or not label.isdecimal():
-            form = "`path label`, with a whole number" if labelled else "`path`"
+            form = "`path label`, with a whole number" if labeled else "`path`"
             raise InputError(
                 f"{field}: line {number} is {line!r}, but a line is {form}; mend it or "
-                f"set with_label={not labelled}"
+                f"set with_label={not labeled}"
             )
         # The rest is found missing, and counted, when it is read.
         if number <= LIST_CHECKED and not (folder / path).is_file():
             raise InputError(
                 f"{field}: line {number} names {folder / path}, which is not there; "
                 "paths are relative to data_root and data_prefix, and with_label="
-                f"{labelled} makes a line {'`path label`' if labelled else '`path`'}"
+                f"{labeled} makes a line {'`path label`' if labeled else '`path`'}"
             )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .errors import InputError
+from ..errors import InputError
 
 # Ours and theirs, by prefix. Their trunk is a sequence: 0 backbone, 1 FPN, 2 region
 # part; `encoder_q` is the online network, `encoder_k` the target.

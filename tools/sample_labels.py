@@ -1,6 +1,6 @@
-"""Draw a few per cent of the labelled images of a COCO-format file.
+"""Draw a few per cent of the labeled images of a COCO-format file.
 
-    python tools/draw_labels.py ANN OUT_DIR --percent 1 2 5 10 --seed 1
+    python tools/sample_labels.py ANN OUT_DIR --percent 1 2 5 10 --seed 1
 
 writes OUT_DIR/<name of ANN>.seed1@1.json and so on, each with all fields of ANN. The
 images are put in an order that the seed and their ids settle, and the first of them
@@ -14,7 +14,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from mcl.errors import InputError, exit_in_words
+from mcl.errors import InputError, run_cli
 
 
 def read_annotations(path: Path) -> dict:
@@ -101,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    exit_in_words(main)
+    run_cli(main)
