@@ -94,42 +94,42 @@ def _seed_generators(sequence: np.random.SeedSequence) -> None:
 class ReplayableSampler(Sampler):
     """Endless stream of keys, one permutation of the data set after the other.
 
-    Short batches are dropped: an epoch holds N // (batch_size * processes)
-    batches. A resumed run skips what it has seen; the original MMEngine does so by
-    loading it, the maintained one without.
+    Short batches are dropped: an epoch holds N // (batch_size * processes) batches. A
+    resumed run skips what it has seen; the original MMEngine does so by loading it.
 
     Args:
         dataset: a :class:`ReplayableDataset`.
-        batch_size: images per process and iteration, as in the data loader.
+        batch_size: images per process and iteration. ``MCLTrainLoop`` gives that of
+            the data loader.
         seed: the run's seed; drawn, and agreed on by all processes, when None.
         shuffle: whether an epoch is a permutation or the data set's order.
         distinct_folders: put at most one image of a folder into a batch (of all
             processes), as long as enough folders have images left: frames of one
             video, or pictures of one object, would be each other's negatives.
-        same_names: with ``distinct_folders``, fill batches with files of one name, as
-            far as there are enough: where the name stands for the surroundings, such
-            as a camera or a ground, these do not tell the images of a batch apart.
 
     Raises:
-        InputError: when the data set is smaller than one batch of all processes, or
-            ``distinct_folders`` comes without ``shuffle`` or without folders, or
-            ``same_names`` without ``distinct_folders``.
+        InputError: when the batch size is missing or larger than the data set, or
+            ``distinct_folders`` comes without ``shuffle`` or without folders.
     """
 
     def __init__(
         self,
         dataset: Sized,
-        batch_size: int,
+        batch_size: int | None = None,
         seed: int | None = None,
         shuffle: bool = True,
         distinct_folders: bool = False,
-        same_names: bool = False,
     ) -> None:
-        if same_names and not distinct_folders:
-            raise InputError("same_names=True: it needs distinct_folders=True")
+        if batch_size is None:
+            raise InputError(
+                "train_dataloader.sampler.batch_size is not given: take train_cfg.type="
+                "'MCLTrainLoop', which hands the loader's on, with max_epochs or "
+                "max_iters"
+            )
         self.rank, self.world_size = get_dist_info()
         self.num_images = len(dataset)
-        self.per_epoch = self.num_images // (batch_size * self.world_size) * batch_size
+        self.together = batch_size * self.world_size  # images of all processes
+        self.per_epoch = self.num_images // self.together * batch_size
         if self.per_epoch == 0:
             raise InputError(
                 f"dataset: {self.num_images} images are fewer than one batch of "
@@ -137,9 +137,7 @@ class ReplayableSampler(Sampler):
             )
         self.seed = sync_random_seed() if seed is None else seed
         self.shuffle = shuffle
-        self.together = batch_size * self.world_size
         self.folders = _by_folder(dataset, shuffle) if distinct_folders else None
-        self.same_names = same_names
         self.skipped = 0
 
     def skip(self, num_samples: int) -> None:
@@ -157,10 +155,32 @@ class ReplayableSampler(Sampler):
         order = np.arange(self.num_images)
         rng = np.random.default_rng([self.seed, epoch])
         if self.folders:
-            order = _one_of_each(self.folders, self.together, self.same_names, rng)
+            order = self._one_of_each(rng)
         elif self.shuffle:
             rng.shuffle(order)
         return order[: self.per_epoch * self.world_size][self.rank :: self.world_size]
+
+    def _one_of_each(self, rng: np.random.Generator) -> np.ndarray:
+        """All images in rounds of one image of every folder that is not used up.
+
+        A round's start fills the batch that the last one left open, so it begins with
+        folders that are not in that batch.
+        """
+        order, owners = [], []
+        for images in self.rounds(rng):
+            present = list(images)
+            rng.shuffle(present)
+            recent = set(owners[len(owners) // self.together * self.together :])
+            present.sort(key=recent.__contains__)
+            owners += present
+            order += [images[folder] for folder in present]
+        return np.array(order)
+
+    def rounds(self, rng: np.random.Generator) -> Iterator[dict[int, int]]:
+        """Folder to image, one of each: the next ones of each folder's own order."""
+        members = [rng.permutation(list(folder.values())) for folder in self.folders]
+        for depth in range(max(map(len, members))):
+            yield {k: int(m[depth]) for k, m in enumerate(members) if depth < len(m)}
 
     def __len__(self) -> int:
         """Samples of one process in an epoch."""
@@ -182,42 +202,3 @@ def _by_folder(dataset: ReplayableDataset, shuffle: bool) -> list[dict[str, int]
             "for each object or video, or leave the option out"
         )
     return list(folders.values())
-
-
-def _one_of_each(
-    folders: list[dict[str, int]],
-    together: int,
-    same_names: bool,
-    rng: np.random.Generator,
-) -> np.ndarray:
-    """All images in rounds, a round having one of every folder that is not used up.
-
-    A round's start fills the batch that the last one left open, so it begins with
-    folders that are not in that batch.
-    """
-    order, owners = [], []
-    for images in _rounds(folders, same_names, rng):
-        present = list(images)
-        rng.shuffle(present)
-        recent = set(owners[len(owners) // together * together :])
-        present.sort(key=recent.__contains__)
-        owners += present
-        order += [images[folder] for folder in present]
-    return np.array(order)
-
-
-def _rounds(
-    folders: list[dict[str, int]], same_names: bool, rng: np.random.Generator
-) -> Iterator[dict[int, int]]:
-    """Folder to image: of one name each time, or the next ones of own orders."""
-    if same_names:
-        names = sorted(set().union(*folders))
-        rng.shuffle(names)
-        for name in names:
-            yield {
-                k: folder[name] for k, folder in enumerate(folders) if name in folder
-            }
-        return
-    members = [rng.permutation(list(folder.values())) for folder in folders]
-    for depth in range(max(map(len, members))):
-        yield {k: int(m[depth]) for k, m in enumerate(members) if depth < len(m)}

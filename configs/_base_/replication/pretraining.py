@@ -1,6 +1,9 @@
 # What every pre-training of the replication shares: images, length, optimizer.
 # `data_root` is a folder that tools/replicate.py wrote.
 _base_ = ["../default_runtime.py"]
+custom_imports = dict(
+    imports=["mcl", "projects.quickstart.sampler"], allow_failed_imports=False
+)
 
 data_root = "{{$REPLICATION_DATA:work_dirs/replication/small/data/}}"
 size = 96
@@ -17,10 +20,8 @@ train_dataloader = dict(
     # A folder holds the images of one cut-out: no two of them in a batch. Images of one
     # name have one ground: within a batch it does not tell them apart.
     sampler=dict(
-        type="ReplayableSampler",
+        type="SameNameSampler",
         batch_size=batch_size,
-        distinct_folders=True,
-        same_names=True,
     ),
     dataset=dict(
         type="ReplayableDataset",
