@@ -1,14 +1,18 @@
 """What the command line and the machine change of a config."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmpretrain.registry import DATA_SAMPLERS
 
-from .datasets.montage import Montage
-from .errors import InputError
+from .datasets.replay import ReplayableSampler
+from .errors import InputError, one_value
+from .levels import check_ratios, check_size
+from .models.parts import share_model
 
+LOOP = "MCLTrainLoop"
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -40,23 +44,45 @@ def merge_options(cfg: Config, overrides: dict) -> None:
     new = sorted({key.split(".")[0] for key in overrides} - set(cfg))
     if new:
         print(f"--cfg-options: the config had no {new}; check the spelling", flush=True)
+    _replace_length(cfg, overrides)
     try:
         cfg.merge_from_dict(overrides)
     except (KeyError, TypeError) as error:
         raise InputError(f"--cfg-options: {error}") from error
 
 
+def _replace_length(cfg: Config, overrides: dict) -> None:
+    """Let ``max_epochs`` of the command line replace the config's ``max_iters``."""
+    names = {"max_iters", "max_epochs"}
+    given = {name for name in names if f"train_cfg.{name}" in overrides}
+    if len(given) == 1 and str((cfg.get("train_cfg") or {}).get("type")) == LOOP:
+        for name in names - given:
+            cfg.train_cfg.pop(name, None)
+
+
 def settle_loaders(cfg: Config) -> None:
     """Settings of a loader that follow from others, so that one override is enough."""
     for name in LOADERS:
         loader = cfg.get(name)
-        if not loader:
-            continue
-        if loader.get("num_workers") == 0:
+        if loader and loader.get("num_workers") == 0:
             loader.persistent_workers = False
-        sampler = loader.get("sampler") or {}
-        if sampler.get("type") == "ReplayableSampler":
-            sampler.batch_size = loader.batch_size
+
+
+def share_batch_size(loader: Mapping) -> dict:
+    """A loader's config with its batch size handed to a ``ReplayableSampler``.
+
+    Raises:
+        InputError: when the sampler's config says another one.
+    """
+    sampler = dict(loader.get("sampler") or {})
+    kind = sampler.get("type")
+    kind = DATA_SAMPLERS.get(kind) if isinstance(kind, str) else kind
+    if isinstance(kind, type) and issubclass(kind, ReplayableSampler):
+        names = ("train_dataloader.batch_size", "train_dataloader.sampler.batch_size")
+        given = (loader.get("batch_size"), sampler.get("batch_size"))
+        size = one_value(dict(zip(names, given, strict=True)), None)
+        sampler = dict(sampler, batch_size=size)
+    return dict(loader, sampler=sampler)
 
 
 def adapt_to_cpu(cfg: Config) -> str:
@@ -128,13 +154,13 @@ def _shrinks_to_cells(cfg: Config) -> bool:
     Raises:
         InputError: for a size or ratios that cannot work.
     """
-    preprocessor = (cfg.get("model") or {}).get("data_preprocessor") or {}
-    options = preprocessor.get("montage") or {}
-    if options.get("on_canvas", True):
+    model = cfg.get("model") or {}
+    montage = (model.get("data_preprocessor") or {}).get("montage") or {}
+    if montage.get("on_canvas", True):
         return False
-    montage = Montage(**{k: options[k] for k in ("size", "ratios") if k in options})
+    montage = share_model(model)["data_preprocessor"]["montage"]
     # The map before the last stage has a cell for 16 pixels, or a part of them.
-    return montage.size // max(montage.ratios) <= 16
+    return check_size(montage["size"]) // max(check_ratios(montage["ratios"])) <= 16
 
 
 def join_cpu_processes(launcher: str) -> None:

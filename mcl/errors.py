@@ -34,7 +34,11 @@ def one_value(given: dict[str, Any], default: Any) -> Any:
     Raises:
         InputError: when two names give different values.
     """
-    values = {name: value for name, value in given.items() if value is not None}
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in given.items()
+        if value is not None
+    }
     first = next(iter(values.values()), default)
     if any(value != first for value in values.values()):
         listed = ", ".join(f"{name}={value!r}" for name, value in values.items())

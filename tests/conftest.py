@@ -29,7 +29,7 @@ SMALL_DETECTOR = (
 
 # Overrides that shrink the tiny recipe to a second per step.
 SHRINK = {
-    "model.data_preprocessor.montage.size": 32,
+    "model.size": 32,
     "model.backbone.stem_channels": 8,
     "model.backbone.base_channels": 8,
     "model.neck.in_channels": [8, 16, 32, 64],
@@ -40,7 +40,6 @@ SHRINK = {
     "model.head.predictor.hid_channels": 32,
     "model.head.predictor.out_channels": 16,
     "train_dataloader.batch_size": 8,
-    "train_dataloader.sampler.batch_size": 8,
     "train_dataloader.num_workers": 0,
     "train_dataloader.persistent_workers": False,
     "train_dataloader.dataset.dataset.pipeline.1.size": 32,
@@ -145,11 +144,10 @@ def shrink_recipe(cfg: Config) -> None:
         model.head.predictor = dict(in_channels=16, hid_channels=32, out_channels=16)
     else:
         model.head.update(in_channels=16, num_classes=2)
-    model.data_preprocessor.montage.size = 32
+    model.size = 32
     for dataset in datasets(cfg.train_dataloader.dataset):
         dataset.pipeline[1].size = 32
     cfg.train_dataloader.update(batch_size=8, num_workers=0, persistent_workers=False)
-    cfg.train_dataloader.sampler.batch_size = 8
     if cfg.get("val_dataloader"):
         cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
         cfg.val_dataloader.dataset.dataset.pipeline[2].crop_size = 32

@@ -290,7 +290,7 @@ def test_ratios_and_channels_must_agree(tmp_path):
     folder = tmp_path / "data"
     write_images(folder, 24)
     message = said(pretraining(tmp_path / "w", folder, **{"model.neck.ratios": [1, 2]}))
-    assert "ratios differ" in message and "'neck': (1, 2)" in message
+    assert "model.ratios=(1, 2, 4, 8), model.neck.ratios=(1, 2): these" in message
     wrong = {"model.neck.in_channels": [8, 16, 32, 32]}
     message = said(pretraining(tmp_path / "w", folder, **wrong))
     assert (

@@ -76,7 +76,8 @@ def test_crops_are_small_where_a_strided_conv_has_one_cell(tmp_path, size):
             module.register_forward_pre_hook(lambda m, x: seen.append(x[0].shape[-1]))
     backbone(torch.zeros(1, 3, size // 8, size // 8))
     cfg = shrunk_config(tmp_path)
-    cfg.model.data_preprocessor.montage.update(size=size, on_canvas=False)
+    cfg.model.size = size
+    cfg.model.data_preprocessor.montage.on_canvas = False
     cfg.optim_wrapper.type = "BFloat16OptimWrapper"
     assert ("gradients for crops so small" in adapt_to_cpu(cfg)) == (1 in seen)
 
@@ -115,10 +116,7 @@ def test_shared_views_show_one_crop_at_every_level():
 
 
 def test_images_alone_leave_the_finer_maps_untrained():
-    ratios = dict.fromkeys(
-        ("data_preprocessor.montage.ratios", "neck.ratios", "head.ratios"), (1,)
-    )
-    model = shrunk_model(**ratios, **{"head.loss.level_weights": (1,)}).train()
+    model = shrunk_model(ratios=(1,), **{"head.loss.level_weights": (1,)}).train()
     losses = model.loss(random_views(model))
     assert [k for k in losses if "loss" in k] == ["loss_p5"]
     trained = {n for n, p in model.neck.named_parameters() if p.requires_grad}

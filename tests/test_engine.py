@@ -8,7 +8,6 @@ from torch import nn
 
 from mcl.engine import (
     BFloat16OptimWrapper,
-    ChannelsLastHook,
     IterationSeedHook,
     LARSConstructor,
     NonFiniteLossHook,
@@ -61,7 +60,7 @@ def test_target_follows_the_formula_under_accumulation():
     model = Toy()
     optimizer = torch.optim.SGD(model.online.parameters(), lr=0.1)
     wrapper = OptimWrapper(optimizer, accumulative_counts=2)
-    TargetUpdateHook(total_steps=4).before_train(runner_for(model, wrapper, 8, 2))
+    TargetUpdateHook().before_train(runner_for(model, wrapper, 8, 2))
     expected = model.online.weight.detach().clone()
     for iteration in range(6):
         wrapper.update_params(model.online(torch.rand(4, 2)).sum())
@@ -242,15 +241,3 @@ def test_options_that_lars_does_not_know_are_named():
             dict(type="OptimWrapper", optimizer=dict(type="MultiTensorLARS", lr=1.0)),
             paramwise_cfg=dict(custom_keys={}),
         )(nn.Linear(1, 1))
-
-
-def test_channels_last_hook_lays_weights_and_maps_out():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
-    image = torch.rand(2, 3, 8, 8)
-    before = model(image)
-    ChannelsLastHook().before_train(SimpleNamespace(model=model))
-    layout = dict(memory_format=torch.channels_last)
-    assert all(model[k].weight.is_contiguous(**layout) for k in (0, 2))
-    after = model(image)
-    assert after.is_contiguous(**layout) and not before.is_contiguous(**layout)
-    torch.testing.assert_close(after, before)

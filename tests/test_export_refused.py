@@ -98,9 +98,7 @@ def test_an_unread_map_does_not_matter_to_a_detector_without_it(checkpoint):
 def test_few_levels_leave_convs_as_they_began(tmp_path, run_export, ratios, unread):
     model = shrunk_model(
         **{
-            "data_preprocessor.montage.ratios": ratios,
-            "neck.ratios": ratios,
-            "head.ratios": ratios,
+            "ratios": ratios,
             "head.loss.level_weights": (1,) * len(ratios),
         }
     )

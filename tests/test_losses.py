@@ -70,7 +70,7 @@ def test_head_matches_each_level_with_its_images():
     )
     embeddings = [torch.randn(4, 6), torch.randn(8, 6)]
     index = [torch.arange(4), torch.randperm(8) % 4]
-    (bank,) = head.gather_targets([[torch.randn(4, 6)]], [index]).wait()
+    bank = head.gather_targets([torch.randn(4, 6)], index)
     targets = bank.embeddings[0]
     got = head.loss(embeddings, index, bank)
     for level, (name, weight) in enumerate((("p5", 0.5), ("p4", 0.25))):

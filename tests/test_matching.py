@@ -1,7 +1,6 @@
 """Assignments, queue and loss without negatives, against loops from the paper."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -88,7 +87,7 @@ def test_assignments_against_brute_force(assignment, tiles, reduction):
     model = head(assignment=assignment, reduction=reduction)
     online, index = draw(7, tiles)
     theirs, their_index = draw(7, tiles)
-    (targets,) = model.gather_targets([theirs], [their_index]).wait()
+    targets = model.gather_targets(theirs, their_index)
     got = model.loss(online, index, targets)
     for level, name in enumerate(LEVELS):
         embedded = model.predictors[level]((online[level],))[0].detach()
@@ -109,7 +108,7 @@ def test_a_tile_without_a_target_has_no_gradient():
     for embedding in online:
         embedding.requires_grad_()
     model.eval()  # batch statistics would tie the tiles together
-    (targets,) = model.gather_targets([theirs], [their_index]).wait()
+    targets = model.gather_targets(theirs, their_index)
     losses = model.loss(online, index, targets)
     sum(v for k, v in losses.items() if k.startswith("loss")).backward()
     present = torch.isin(index[1], their_index[1])
@@ -160,13 +159,13 @@ def test_queue_gives_further_negatives():
     for step in range(4):
         online, index = draw(3)
         theirs, their_index = draw(3)
-        (targets,) = model.gather_targets([theirs], [their_index]).wait()
+        targets = model.gather_targets(theirs, their_index)
         got = model.loss(online, index, targets)
         embedded = model.predictors[1]((online[1],))[0].detach()
         own = image_targets(theirs[0], their_index[0], 3)
         expected = mean(cross_entropies(embedded, index[1], own, past))
         assert got["ce_p4"].item() == pytest.approx(expected, rel=1e-5), step
-        model.remember([targets])
+        model.remember(targets)
         past = (own + past)[:5]
 
 
@@ -203,7 +202,7 @@ def test_regression_against_brute_force():
     model = head(assignment="same", loss=dict(type="MultiLevelRegressionLoss"))
     online, index = draw(7, (None, 4, 16))
     theirs, their_index = draw(7, (None, 4, 16))
-    (targets,) = model.gather_targets([theirs], [their_index]).wait()
+    targets = model.gather_targets(theirs, their_index)
     got = model.loss(online, index, targets)
     for level, name in enumerate(LEVELS):
         of_level = image_targets(theirs[level], their_index[level], 7)
@@ -239,24 +238,15 @@ def test_regression_has_no_gradient_from_other_images(kind, negatives):
 def test_gathered_targets_are_process_after_process(monkeypatch):
     """Two mocked processes, of which the second has images without a tile."""
     batches = [draw(5, (None, 4, 16)) for _ in range(2)]
-    sent = [gather_targets([e], [i], [0, 1]).parts[0] for e, i in batches]
-    waited = []
+    alone = [gather_targets(e, i, [0, 1]) for e, i in batches]
+    sent = [[targets.embeddings, targets.valid.float()] for targets in alone]
 
-    def all_gather(parts, own, async_op):
-        assert async_op and torch.equal(own, sent[1])
+    def all_gather(own):
+        assert torch.equal(own, sent[1][0])
+        return [parts.pop(0) for parts in sent]
 
-        def wait():
-            waited.append(True)
-            for part, other in zip(parts, sent, strict=True):
-                part.copy_(other)
-
-        return SimpleNamespace(wait=wait)
-
-    monkeypatch.setattr("mcl.models.matching.get_world_size", lambda: 2)
-    monkeypatch.setattr("torch.distributed.all_gather", all_gather)
-    pending = gather_targets([batches[1][0]], [batches[1][1]], [0, 1])
-    assert not waited
-    (targets,) = pending.wait()
+    monkeypatch.setattr("mcl.models.matching.all_gather", all_gather)
+    targets = gather_targets(*batches[1], [0, 1])
     assert targets.embeddings.shape == (2, 10, 6)
     for level in (0, 1):
         for rank, (embeddings, index) in enumerate(batches):

@@ -1,4 +1,4 @@
-"""Figures of the embeddings, their log, and the warning of a collapse."""
+"""Metrics of the embeddings, their log, and the warning of a collapse."""
 
 import json
 import math
@@ -12,12 +12,12 @@ import torch
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from PIL import Image
-from torch import nn
 
 from mcl.config import adapt_to_cpu
-from mcl.engine import EmbeddingMonitorHook
-from mcl.engine.monitors import CollapseAlarm, Tap, spread
+from mcl.engine import EmbeddingMonitorHook, monitors
+from mcl.engine.monitors import CollapseAlarm
 from mcl.errors import InputError
+from mcl.models.spread import spread
 
 from .conftest import random_views, shrunk_config, shrunk_model
 
@@ -44,7 +44,7 @@ def run(work_dir: Path, images: Path, monitor: dict | None, **overrides) -> Runn
 
 
 def warnings_of(work_dir: Path) -> list[tuple[int, str]]:
-    """Iteration and figure of each warning in a run's log."""
+    """Iteration and metric of each warning in a run's log."""
     (log,) = work_dir.glob("*/*.log")
     found = re.findall(r"WARNING - iteration (\d+), (.*)", log.read_text())
     return [
@@ -55,7 +55,7 @@ def warnings_of(work_dir: Path) -> list[tuple[int, str]]:
 
 
 def rows_of(work_dir: Path) -> dict[int, dict]:
-    """The logged figures of each iteration."""
+    """The logged metrics of each iteration."""
     (file,) = work_dir.glob("*/vis_data/scalars.json")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     return {row["step"]: row for row in rows}
@@ -70,8 +70,14 @@ def black_images(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def patience(monkeypatch):
+    """Warn after so many bad checks in a row."""
+    return lambda checks: monkeypatch.setattr(monitors, "PATIENCE", checks)
+
+
 def by_hand(embeddings: np.ndarray) -> tuple[float, float]:
-    """Both figures, coordinate by coordinate and direction by direction."""
+    """Both metrics, coordinate by coordinate and direction by direction."""
     rows = np.stack([e / math.sqrt(sum(x * x for x in e)) for e in embeddings])
     count, dims = rows.shape
     deviations = []
@@ -89,8 +95,8 @@ def by_hand(embeddings: np.ndarray) -> tuple[float, float]:
 def test_spread_is_the_formula(shape):
     rng = np.random.default_rng(0)
     embeddings = rng.normal(size=shape) * np.arange(1, shape[1] + 1) + 0.5
-    figures = spread(torch.from_numpy(embeddings)).tolist()
-    assert figures == pytest.approx(by_hand(embeddings), rel=1e-4)
+    found = spread(torch.from_numpy(embeddings)).tolist()
+    assert found == pytest.approx(by_hand(embeddings), rel=1e-4)
 
 
 def test_known_spreads():
@@ -126,67 +132,69 @@ def test_spread_is_computed_in_float32_and_passes_nan_on():
 
 
 @pytest.mark.parametrize("computation", ["selected", "full"])
-@pytest.mark.parametrize("ratios, weights", [((1, 2), (0.5, 0.5)), ((1, 4), (1, 1))])
-def test_tap_sees_what_the_loss_gets(computation, ratios, weights):
+@pytest.mark.parametrize("assignment, read", [("image", 1), ("all", 2)])
+def test_metrics_are_of_what_the_loss_gets(computation, assignment, read):
     model = shrunk_model(
         **{
             "neck.computation": computation,
-            "neck.ratios": ratios,
-            "head.ratios": ratios,
-            "head.loss.level_weights": weights,
-            "data_preprocessor.montage.ratios": ratios,
+            "ratios": (1, 2),
+            "head.loss.level_weights": (0.5, 0.5),
+            "head.assignment": assignment,
         }
     ).train()
-    views = random_views(model)
-    given, gathered = [], []
-    loss, gather = model.head.loss, model.head.gather_targets
+    views, given = random_views(model), []
+    loss = model.head.loss
 
-    def watch(embeddings, *args):
-        given.append(embeddings)
-        return loss(embeddings, *args)
+    def watch(embeddings, index, targets):
+        given.append((embeddings, targets))
+        return loss(embeddings, index, targets)
 
-    def watch_targets(targets, index):
-        gathered.extend(targets)
-        return gather(targets, index)
-
-    model.head.loss, model.head.gather_targets = watch, watch_targets
-    tap = Tap(model)
+    model.head.loss, model.head.monitored = watch, True
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        model.loss(views)
-    tap.close()
-    names = ["a", "b"]
-    figures = tap.figures(names)
-    seen = 0
-    for prefix, views_of in (("", given), ("target_", gathered)):
-        for level, name in enumerate(names[: len(views_of[0])]):
-            expected = spread(torch.cat([view[level] for view in views_of])).tolist()
-            pair = [figures[f"{prefix}{kind}_{name}"] for kind in ("std", "rank")]
-            assert pair == expected
-            seen += 2
-    # the target embeds what is read, or, computed in full, every level
-    assert len(gathered[0]) == (2 if model.neck.computation == "full" else 1)
-    assert len(figures) == seen + 1
-    assert figures["chance"].item() == pytest.approx(math.log(8))
-    model.loss(views)  # closed: it sees no more
-    assert all(len(views) == 2 for views in tap.online.values())
+        metrics = model.loss(views)
+    names = {"std_p5", "rank_p5", "std_p4", "rank_p4"}
+    names |= {f"target_{k}_{n}" for k in ("std", "rank") for n in ("p5", "p4")[:read]}
+    assert {n for n in metrics if "std" in n or "rank" in n} == names
+    for level, name in enumerate(("p5", "p4")):
+        rows = [spread(embeddings[level]) for embeddings, _ in given]
+        if level < read:
+            rows += [spread(targets.embeddings[level]) for _, targets in given]
+        for k, kind in enumerate(("std", "rank")):
+            values = torch.stack(rows)[:, k]
+            found = metrics[f"{kind}_{name}"]
+            torch.testing.assert_close(found, values[:2].mean())
+            if level < read:
+                found = metrics[f"target_{kind}_{name}"]
+                torch.testing.assert_close(found, values[2:].mean())
+    assert metrics["chance"].item() == pytest.approx(math.log(8))
+    model.head.monitored = False
+    assert not names & set(model.loss(views))
+
+
+def test_targets_that_do_not_exist_are_no_chance():
+    model = shrunk_model(**{"head.queue": 24}).train()
+    chances = [model.loss(random_views(model))["chance"].item() for _ in range(3)]
+    # 8 images, and the queue: nothing, both views of 8, 24
+    assert chances == pytest.approx([math.log(n) for n in (8, 24, 32)])
 
 
 def healthy(**changes) -> dict[str, float]:
     return dict(std_p5=0.9, rank_p5=40.0, ce_p5=3.0, chance=4.0) | changes
 
 
-def test_alarm_is_given_once_per_episode():
-    alarm = CollapseAlarm(patience=2)
+def test_alarm_is_given_once_per_episode(monkeypatch):
+    monkeypatch.setattr(monitors, "PATIENCE", 2)
+    alarm = CollapseAlarm()
     bad, good = healthy(rank_p5=1.2), healthy()
-    said = [alarm.look(f) for f in (bad, good, bad, bad, bad, good, bad, bad)]
+    said = [alarm.check(f) for f in (bad, good, bad, bad, bad, good, bad, bad)]
     assert [len(messages) for messages in said] == [0, 0, 0, 1, 0, 0, 0, 1]
     assert re.match(
-        r"level p5: rank_p5 = 1\.2 is below min_rank = 2\.0\. .*Try a lower", said[3][0]
+        r"level p5: rank_p5 = 1\.2 is below 2\.0\. .*Try a lower", said[3][0]
     )
 
 
 @pytest.mark.parametrize(
-    "figures, named",
+    "metrics, named",
     [
         (healthy(), []),
         (healthy(std_p5=0.29), ["std_p5"]),
@@ -201,29 +209,25 @@ def test_alarm_is_given_once_per_episode():
         (dict(ce_p5=4.0), []),
     ],
 )  # fmt: skip
-def test_what_is_alarming(figures, named):
-    messages = CollapseAlarm(patience=1).look(figures)
+def test_what_is_alarming(metrics, named, monkeypatch):
+    monkeypatch.setattr(monitors, "PATIENCE", 1)
+    messages = CollapseAlarm().check(metrics)
     assert re.findall(r"level p5: (\w+) = ", "".join(messages)) == named
-
-
-def test_a_limit_of_none_is_not_judged():
-    alarm = CollapseAlarm(min_std=None, min_rank=None, chance_margin=None, patience=1)
-    assert alarm.look(healthy(std_p5=0.0, rank_p5=1.0, ce_p5=4.0)) == []
 
 
 @pytest.mark.parametrize(
     "option",
-    [dict(min_std=1.5), dict(min_rank=0), dict(chance_margin=-1), dict(patience=0),
-     dict(interval=0), dict(warmup=-1)],
-)  # fmt: skip
+    [dict(interval=0), dict(warmup=-1)],
+)
 def test_options_out_of_range_are_named(option):
     (name, value), *_ = option.items()
     with pytest.raises(InputError, match=f"{name}={value}"):
         EmbeddingMonitorHook(**option)
 
 
-def test_a_collapse_is_said_once_after_the_warm_up(tmp_path, black_images):
-    monitor = dict(interval=2, warmup=3, patience=2)
+def test_a_collapse_is_said_once_after_the_warm_up(tmp_path, black_images, patience):
+    patience(2)
+    monitor = dict(interval=2, warmup=3)
     run(tmp_path, black_images, monitor, **{"train_cfg.max_iters": 10})
     # looks at 2, 4, 6, 8, 10; that at 6 is the first of iterations after 3 alone
     # Tiles of the finer levels differ by their place: there ce alone tells.
@@ -238,7 +242,11 @@ def test_a_collapse_is_said_once_after_the_warm_up(tmp_path, black_images):
 
 
 @pytest.mark.parametrize("kind, judged", [("Contrastive", True), ("Regression", False)])
-def test_a_cross_entropy_that_is_not_trained_is_not_judged(kind, judged):
+def test_a_cross_entropy_that_is_not_trained_is_not_judged(
+    kind, judged, patience, monkeypatch
+):
+    patience(1)
+    monkeypatch.setattr(monitors, "MIN_RANK", 16)
     model = shrunk_model(**{"head.loss.type": f"MultiLevel{kind}Loss"}).train()
     warnings = []
     runner = SimpleNamespace(
@@ -248,39 +256,46 @@ def test_a_cross_entropy_that_is_not_trained_is_not_judged(kind, judged):
         message_hub=MessageHub(f"no negatives {kind}"),
         logger=SimpleNamespace(warning=warnings.append),
     )
-    hook = EmbeddingMonitorHook(interval=1, warmup=0, min_rank=16, patience=1)
+    hook = EmbeddingMonitorHook(interval=1, warmup=0)
     hook.before_train_iter(runner)
-    for name, figure in model.loss(random_views(model)).items():
+    outputs = model.loss(random_views(model))
+    for name, value in outputs.items():
         # far above chance, as without negatives it becomes
-        runner.message_hub.update_scalar(f"train/{name}", figure.item() + 9)
-    hook.after_train_iter(runner)
+        runner.message_hub.update_scalar(f"train/{name}", value.item() + 9)
+    hook.after_train_iter(runner, 0, None, outputs)
     said = "".join(warnings)
     assert ("ce_p5" in said) == judged and "rank_p5" in said
 
 
-def test_a_healthy_run_is_not_warned_of(tmp_path, image_folder):
+def test_a_healthy_run_is_not_warned_of(tmp_path, image_folder, patience, monkeypatch):
+    patience(1)
     # Eight images in ten iterations teach nothing yet: ce is not judged.
-    monitor = dict(interval=2, warmup=0, patience=1, chance_margin=None)
+    monkeypatch.setattr(monitors, "CHANCE_MARGIN", -math.inf)
+    monitor = dict(interval=2, warmup=0)
     run(tmp_path, image_folder, monitor, **{"train_cfg.max_iters": 6})
     assert warnings_of(tmp_path) == []
     assert rows_of(tmp_path)[6]["rank_p5"] > 3
 
 
-def test_a_collapse_within_the_default_warm_up_is_not_said(tmp_path, black_images):
-    monitor = dict(interval=1, patience=1)
+def test_a_collapse_in_the_default_warm_up_is_not_said(
+    tmp_path, black_images, patience
+):
+    patience(1)
+    monitor = dict(interval=1)
     runner = run(tmp_path, black_images, monitor, **{"train_cfg.max_iters": 4})
     assert warnings_of(tmp_path) == []
     hook = next(h for h in runner.hooks if isinstance(h, EmbeddingMonitorHook))
     assert hook.warmup == 500
 
 
-def test_stop_ends_the_run(tmp_path, black_images):
-    monitor = dict(interval=1, warmup=1, patience=2, stop=True)
+def test_stop_ends_the_run(tmp_path, black_images, patience):
+    patience(2)
+    monitor = dict(interval=1, warmup=1, stop=True)
     with pytest.raises(InputError, match="iteration 3, .*level p5: std_p5 = .*stop"):
         run(tmp_path, black_images, monitor, **{"train_cfg.max_iters": 5})
 
 
-def test_the_log_has_the_figures_of_its_own_iterations(tmp_path, image_folder):
+def test_the_log_has_the_metrics_of_its_own_iterations(tmp_path, image_folder):
     # as shipped; interval by default: that of the logger
     shipped = [hook.type for hook in shrunk_config(image_folder).custom_hooks]
     assert shipped.count("EmbeddingMonitorHook") == 1
@@ -303,31 +318,26 @@ def test_the_log_has_the_figures_of_its_own_iterations(tmp_path, image_folder):
     line = next(x for x in log.read_text().splitlines() if "[4/4]" in x)
     assert f"target_rank_p5: {rows[4]['target_rank_p5']:.4f}" in line
     # Written at every second iteration only; the hub smooths none of them.
-    for key in KEYS:
+    for key in KEYS - {"chance"}:
         values, _ = runner.message_hub.get_scalar(f"train/{key}").data
         assert len(values) == 2 and rows[4][key] == values[-1]
         assert "loss" not in key
-    assert not any(m._forward_hooks for m in runner.model.modules())
 
 
-def test_no_iteration_between_looks_is_touched(monkeypatch):
-    hook = EmbeddingMonitorHook(interval=3, warmup=0)
-    taken = []
-    monkeypatch.setattr("mcl.engine.monitors.Tap", taken.append)
-    runner = type("Runner", (), dict(iter=0, model=nn.Identity()))()
-    for runner.iter in (0, 1):
+def test_nothing_is_computed_between_checks():
+    head = SimpleNamespace(monitored=False)
+    runner = SimpleNamespace(iter=0, model=SimpleNamespace(head=head))
+    hook, monitored = EmbeddingMonitorHook(interval=3, warmup=0), []
+    for runner.iter in range(5):
         hook.before_train_iter(runner)
-        hook.after_train_iter(runner)
-    assert taken == []
-    runner.iter = 2
-    hook.before_train_iter(runner)
-    assert taken == [runner.model]
+        monitored.append(head.monitored)
+    assert monitored == [False, False, True, False, False]
 
 
 def test_training_is_the_same_with_and_without(tmp_path, image_folder):
     overrides = {"train_cfg.max_iters": 3}
     without = run(tmp_path / "without", image_folder, None, **overrides)
-    monitor = dict(interval=1, warmup=0, patience=1)
+    monitor = dict(interval=1, warmup=0)
     with_it = run(tmp_path / "with", image_folder, monitor, **overrides)
     weights = with_it.model.state_dict()
     for name, weight in without.model.state_dict().items():

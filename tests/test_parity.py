@@ -1,12 +1,14 @@
 """Agreement with numbers of the authors' implementation (tests/data)."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS, init_default_scope
+from mmpretrain.registry import HOOKS
 from torch import nn
 
 from mcl.datasets.montage import cut_tiles, lay_tiles
@@ -63,14 +65,16 @@ class Released:
 
     def step(self) -> None:
         with torch.no_grad():
-            targets = self.head.gather_targets(
-                [self.target.neck(self.maps[v], COUNTS) for v in (1, 2)],
-                [self.index[v] for v in (1, 2)],
-            ).wait()
+            targets = {
+                v: self.head.gather_targets(
+                    self.target.neck(self.maps[v], COUNTS), self.index[v]
+                )
+                for v in (1, 2)
+            }
         embeddings = {v: self.neck(self.maps[v], COUNTS) for v in (1, 2)}
         self.views = {
-            "q": self.head.loss(embeddings[1], self.index[1], targets[1]),
-            "k": self.head.loss(embeddings[2], self.index[2], targets[0]),
+            "q": self.head.loss(embeddings[1], self.index[1], targets[2]),
+            "k": self.head.loss(embeddings[2], self.index[2], targets[1]),
         }
         self.total = sum(
             value
@@ -184,36 +188,34 @@ def test_lars_with_the_released_exclusion():
 
 def built_schedule(config, accumulation: int, steps: list[int]) -> dict[int, float]:
     """Learning rate that the built schedulers give at chosen optimizer steps."""
-    from mcl.engine import OptimStepParamSchedulerHook
-
     cfg = Config.fromfile(config)
     optimizer = torch.optim.SGD(
         [nn.Parameter(torch.zeros(1))], cfg.optim_wrapper.optimizer.lr
     )
-    for scheduler in cfg.param_scheduler:
-        if scheduler.type == "CosineAnnealingLR":
-            scheduler.update(T_max=31200, end=31200)
-
-    class Wrapper:
-        count = 0
-
-        def should_update(self):
-            return self.count % accumulation == 0
-
-    class Runner:
-        optim_wrapper = Wrapper()
-        param_schedulers = [
+    options = dict(cfg.default_hooks.param_scheduler)
+    hook = HOOKS.build(options)
+    wrapper = SimpleNamespace(count=0)
+    wrapper.should_update = lambda: wrapper.count % accumulation == 0
+    runner = SimpleNamespace(
+        cfg=cfg,
+        logger=SimpleNamespace(info=print),
+        max_iters=31200 * accumulation,
+        optim_wrapper=wrapper,
+        param_schedulers=[
             PARAM_SCHEDULERS.build(s, default_args=dict(optimizer=optimizer))
             for s in cfg.param_scheduler
-        ]
-
-    hook, rates, wanted = OptimStepParamSchedulerHook(), {}, set(steps)
+        ],
+        train_dataloader=SimpleNamespace(batch_size=128, dataset=range(1_281_167)),
+        world_size=32 // accumulation,
+    )
+    hook.before_run(runner)
+    rates, wanted = {}, set(steps)
     for iteration in range((max(steps) + 1) * accumulation):
-        Runner.optim_wrapper.count = iteration + 1
+        wrapper.count = iteration + 1
         step, last = divmod(iteration, accumulation)
         if last == accumulation - 1 and step in wanted:
             rates[step] = optimizer.param_groups[0]["lr"]
-        hook.after_train_iter(Runner, iteration)
+        hook.after_train_iter(runner, iteration)
     return rates
 
 

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS, TRANSFORMS
 
 from mcl.checks import check_data, check_paths
-from mcl.config import adapt_to_cpu
+from mcl.config import adapt_to_cpu, share_batch_size
 from mcl.datasets import ReplayableDataset, SampleKey, archives, sources
 from mcl.datasets.loading import UnreadableImage
 from mcl.errors import InputError
@@ -144,8 +144,10 @@ def test_labels_of_folders_lists_and_archives(folder, tmp_path):
 def test_a_batch_of_labeled_images_keeps_its_labels(folder):
     cfg = shrunk_config(folder)
     cfg.train_dataloader.dataset.dataset.with_label = True
-    cfg.train_dataloader.batch_size = cfg.train_dataloader.sampler.batch_size = 4
-    batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
+    cfg.train_dataloader.batch_size = 4
+    batch = next(
+        iter(Runner.build_dataloader(share_batch_size(cfg.train_dataloader), seed=0))
+    )
     for sample in batch["data_samples"]:
         assert sample.gt_label.item() == "ab".index(sample.img_path.split("/")[-2])
 
@@ -159,10 +161,10 @@ def test_workers_share_nothing_of_a_handle(folder, tmp_path, method, workers):
     loader.dataset.dataset = dict(
         archives=str(pack(folder, tmp_path / "x.tar")), **inner
     )
-    loader.batch_size = loader.sampler.batch_size = 3
+    loader.batch_size = 3
+    loader = share_batch_size(loader)
     expected = list(islice(Runner.build_dataloader(loader, seed=0), 4))
-    loader.num_workers = workers
-    loader.multiprocessing_context = method
+    loader.update(num_workers=workers, multiprocessing_context=method)
     drawn = list(islice(Runner.build_dataloader(loader, seed=0), 4))
     for a, b in zip(expected, drawn, strict=True):
         assert [s.img_path for s in a["data_samples"]] == [

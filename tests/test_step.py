@@ -11,11 +11,9 @@ from mmengine.hooks import LoggerHook
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mcl.engine import BFloat16OptimWrapper, DeferredInfoHook
-from mcl.engine.compiling import CompileHook, compile_parts
-from mcl.engine.logs import store_figures
+from mcl.engine.acceleration import CompileHook, compile_parts, store_metrics
 from mcl.errors import InputError
 from mcl.models.early import differentiate_early
 from mcl.models.losses import contrastive_cross_entropy, normalize
@@ -62,33 +60,6 @@ def test_gradient_of_the_loss_is_that_of_autograd(masked):
     assert term.cross_entropy.item() == pytest.approx(plain.item(), rel=1e-6)
     assert torch.allclose(got, expected, atol=1e-6)
     assert not any(t.requires_grad for t in term[1:])
-
-
-class Matrices(TorchDispatchMode):
-    """Counts float matrices of a shape that get memory of their own."""
-
-    def __init__(self, shape: tuple) -> None:
-        super().__init__()
-        self.shape, self.memory, self.held = shape, set(), []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for t in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(t, torch.Tensor) and tuple(t.shape) == self.shape:
-                if t.is_floating_point():
-                    self.held.append(t)  # or its memory would be given out again
-                    self.memory.add(t.data_ptr())
-        return result
-
-
-def test_one_matrix_of_logits():
-    online = normalize(torch.randn(64, 5)).requires_grad_()
-    targets, valid = normalize(torch.randn(48, 5)), torch.arange(48) > 3
-    with Matrices((64, 48)) as counter:
-        contrastive_cross_entropy(
-            online, targets, torch.arange(64) % 48, 0.2, valid
-        ).cross_entropy.backward()
-    assert len(counter.memory) == 1
 
 
 # --- the early gradient
@@ -180,7 +151,7 @@ def test_early_backward_without_gradient():
 # --- layout
 
 
-def test_channels_last_changes_no_figure_and_copies_no_map():
+def test_channels_last_changes_no_result_and_copies_no_map():
     torch.manual_seed(0)
     plain = shrunk_model().train()
     last = shrunk_model(channels_last=True).train()
@@ -246,7 +217,7 @@ class OnDevice(torch.Tensor):
         return super().item()
 
 
-def test_figures_are_read_once_per_line_of_the_log():
+def test_metrics_are_read_once_per_line_of_the_log():
     """A line every 3 iterations and, as the host's logger has it, at an epoch's end."""
     hub, hook = MessageHub("deferred"), DeferredInfoHook()
     runner = SimpleNamespace(
@@ -268,7 +239,7 @@ def test_figures_are_read_once_per_line_of_the_log():
         assert not any(o["loss"].requires_grad for o in hook.pending)
         counts.append(stored())
     assert counts == [0, 0, 3, 3, 3, 6, 6, 8, 8, 8]
-    store_figures(runner)
+    store_metrics(runner)
     assert stored() == 10
     outputs = dict(loss=torch.tensor(10.0).as_subclass(OnDevice))
     hook.after_train_iter(runner, 3, None, outputs)

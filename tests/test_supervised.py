@@ -164,7 +164,7 @@ def test_classes_are_learned_and_evaluated(data, tmp_path, projector):
         **{
             "train_cfg.max_iters": 120,
             "train_cfg.val_interval": 120,
-            "model.data_preprocessor.montage.size": 64,
+            "model.size": 64,
             "train_dataloader.dataset.dataset.pipeline.1.size": 64,
             "val_dataloader.dataset.dataset.pipeline.1.scale": 64,
             "val_dataloader.dataset.dataset.pipeline.2.crop_size": 64,
@@ -282,7 +282,7 @@ def test_data_without_labels_are_refused(data):
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        ({"model.neck.ratios": (1, 2)}, "ratios differ: .*'neck': .1, 2."),
+        ({"model.neck.ratios": (1, 2)}, "8., model.neck.ratios=.1, 2.: "),
         (
             {
                 "model.neck.computation": "full",

@@ -3,12 +3,12 @@ custom_imports = dict(imports=["mcl"], allow_failed_imports=False)
 default_scope = "mmpretrain"
 
 default_hooks = dict(
-    # Figures are read from the device once per line of the log.
+    # Metrics are read from the device once per line of the log.
     runtime_info=dict(type="DeferredInfoHook"),
     timer=dict(type="IterTimerHook"),
     logger=dict(type="LoggerHook", interval=50, log_metric_by_epoch=False),
-    # Warm-up and cosine below are counted in optimizer steps.
-    param_scheduler=dict(type="OptimStepParamSchedulerHook"),
+    # Schedules count optimizer steps, of 10 epochs in the warm-up.
+    param_scheduler=dict(type="OptimStepParamSchedulerHook", warmup_epochs=10),
     checkpoint=dict(type="CheckpointHook", by_epoch=False, max_keep_ckpts=3),
     sampler_seed=dict(type="DistSamplerSeedHook"),
 )
@@ -23,7 +23,7 @@ custom_hooks = [
 log_processor = dict(
     by_epoch=False,
     window_size=50,
-    # Smooth the figures of every level, not the losses alone.
+    # Smooth the metrics of every level, not the losses alone.
     mean_pattern=r".*(loss|time|data_time|grad_norm|ce_|top1|cosine).*",
 )
 

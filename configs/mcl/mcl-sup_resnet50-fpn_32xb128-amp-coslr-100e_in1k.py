@@ -2,14 +2,15 @@
 # network. The paper gives no recipe for it: all else is that of the contrastive one.
 _base_ = "mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 
-ratios = (1, 2, 4, 8)
 model = dict(
     _delete_=True,
     type="MCLSupervised",
+    size=224,
+    ratios=(1, 2, 4, 8),
     channels_last=True,
     data_preprocessor=dict(
         type="MCLDataPreprocessor",
-        montage=dict(type="Montage", size=224, ratios=ratios),
+        montage=dict(type="Montage"),
         mean=(123.675, 116.28, 103.53),
         std=(58.395, 57.12, 57.375),
         num_views=1,
@@ -22,11 +23,10 @@ model = dict(
         norm_cfg=dict(type="BN"),
         zero_init_residual=False,
     ),
-    neck=dict(type="MCLNeck", in_channels=[256, 512, 1024, 2048], ratios=ratios),
+    neck=dict(type="MCLNeck", in_channels=[256, 512, 1024, 2048]),
     head=dict(
         type="TileClassifierHead",
         num_classes=1000,
-        ratios=ratios,
         level_weights=(1 / 2, 1 / 4, 1 / 8, 1 / 8),
         shared=True,
         label_smoothing=0.1,
@@ -46,7 +46,7 @@ train_pipeline = [
     dict(
         type="MultiLevelViews",
         size=224,
-        ratios=ratios,
+        ratios=(1, 2, 4, 8),
         views=[dict(blur_prob=0.1, solarize_prob=0.0)],
         colors_on="device",
     ),

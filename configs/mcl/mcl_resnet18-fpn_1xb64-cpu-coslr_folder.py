@@ -7,12 +7,10 @@ _base_ = [
 ]
 
 size = 64  # tiles of 64, 32, 16 and 8 pixels, each 2 x 2 cells
-batch_size = 64
-max_iters = 1000
 
 model = dict(
     base_momentum=0.1,  # the paper's 0.01 averages 100 of 31,000 steps
-    data_preprocessor=dict(montage=dict(size=size)),
+    size=size,
     backbone=dict(depth=18, stem_channels=32, base_channels=32),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=64),
     head=dict(loss=dict(temperature=0.1)),
@@ -33,10 +31,9 @@ train_pipeline = [
     dict(type="PackInputs"),
 ]
 train_dataloader = dict(
-    batch_size=batch_size,
+    batch_size=64,
     num_workers=2,
     pin_memory=False,
-    sampler=dict(batch_size=batch_size),
     dataset=dict(dataset=dict(data_root="data/images/", pipeline=train_pipeline)),
 )
 
@@ -48,15 +45,14 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10),
 )
 param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-2, by_epoch=False, begin=0, end=50),
-    dict(
-        type="CosineAnnealingLR",
-        T_max=max_iters,
-        by_epoch=False,
-        begin=0,
-        end=max_iters,
-    ),
+    dict(type="LinearLR", start_factor=1e-2, by_epoch=False),
+    dict(type="CosineAnnealingLR", by_epoch=False),
 ]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=max_iters))
-auto_scale_lr = dict(base_batch_size=batch_size)
+# Or so many times each image: max_epochs in place of max_iters
+train_cfg = dict(type="MCLTrainLoop", max_iters=1000)
+default_hooks = dict(
+    param_scheduler=dict(warmup_epochs=None, warmup_steps=50),
+    logger=dict(interval=20),
+    checkpoint=dict(interval=1000),
+)
+auto_scale_lr = dict(base_batch_size=64)

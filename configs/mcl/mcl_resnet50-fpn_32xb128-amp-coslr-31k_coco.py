@@ -15,5 +15,10 @@ optim_wrapper = dict(
     dtype="float16",
     loss_scale=dict(init_scale=2.0**14, growth_interval=10**9),
 )
-default_hooks = dict(checkpoint=dict(interval=3120))
+# The steps of 100 epochs of ImageNet, warm-up included
+train_cfg = dict(max_epochs=None, max_iters=31200)
+default_hooks = dict(
+    param_scheduler=dict(warmup_epochs=None, warmup_steps=3127),
+    checkpoint=dict(interval=3120),
+)
 auto_scale_lr = dict(base_batch_size=4096)  # 32 x 128 per iteration

@@ -3,18 +3,6 @@ _base_ = "mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 
 # lr 4 = 1024 images / 256
 optim_wrapper = dict(optimizer=dict(lr=4.0))
-# 1,281,167 // 1024 = 1,251 steps an epoch, 125,100 in all; 10 epochs of warm-up
-train_cfg = dict(max_iters=125100)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-4, by_epoch=False, begin=0, end=12511),
-    dict(
-        type="CosineAnnealingLR",
-        T_max=125100,
-        eta_min=1e-4,
-        by_epoch=False,
-        begin=0,
-        end=125100,
-    ),
-]
+# 1,281,167 // 1024 = 1,251 steps an epoch, 125,100 in all
 default_hooks = dict(checkpoint=dict(interval=12510))
 auto_scale_lr = dict(base_batch_size=1024)

@@ -2,11 +2,8 @@
 # and the activations of one view at a time.
 _base_ = "mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 
-batch_size = 512
 model = dict(early_backward=True)  # not with float16
-train_dataloader = dict(
-    batch_size=batch_size, num_workers=16, sampler=dict(batch_size=batch_size)
-)
+train_dataloader = dict(batch_size=512, num_workers=16)
 optim_wrapper = dict(
     _delete_=True,
     type="BFloat16OptimWrapper",

@@ -3,11 +3,7 @@
 _base_ = "mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 
 ratios = (1,)
-model = dict(
-    data_preprocessor=dict(montage=dict(ratios=ratios)),
-    neck=dict(ratios=ratios),
-    head=dict(ratios=ratios, loss=dict(level_weights=(1,))),
-)
+model = dict(ratios=ratios, head=dict(loss=dict(level_weights=(1,))))
 train_pipeline = [
     dict(type="LoadImageOrRaise", defer=True),
     dict(type="MultiLevelViews", size=224, ratios=ratios, colors_on="device"),

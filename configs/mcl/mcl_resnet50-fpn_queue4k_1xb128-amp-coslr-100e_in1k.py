@@ -6,18 +6,6 @@ _base_ = "mcl_resnet50-fpn_32xb128-amp-coslr-100e_in1k.py"
 model = dict(head=dict(queue=4096))
 # lr .5 = 128 images / 256
 optim_wrapper = dict(optimizer=dict(lr=0.5))
-# 1,281,167 // 128 = 10,009 steps an epoch, 1,000,900 in all; 10 epochs of warm-up
-train_cfg = dict(max_iters=1000900)
-param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-4, by_epoch=False, begin=0, end=100091),
-    dict(
-        type="CosineAnnealingLR",
-        T_max=1000900,
-        eta_min=1e-4,
-        by_epoch=False,
-        begin=0,
-        end=1000900,
-    ),
-]
-default_hooks = dict(checkpoint=dict(interval=20000))
+# 1,281,167 // 128 = 10,009 steps an epoch, 1,000,900 in all
+default_hooks = dict(checkpoint=dict(interval=2000))
 auto_scale_lr = dict(base_batch_size=128)

@@ -1,4 +1,4 @@
-from .compiling import CompileHook
+from .acceleration import BFloat16OptimWrapper, CompileHook, DeferredInfoHook
 from .guards import (
     ClassesHook,
     LoadReportHook,
@@ -6,17 +6,13 @@ from .guards import (
     UnreadableImageHook,
 )
 from .knn import KNNHook
-from .lars import MultiTensorLARS
-from .layout import ChannelsLastHook
-from .logs import DeferredInfoHook
-from .metrics import LevelAccuracy
-from .monitors import EmbeddingMonitorHook
-from .optim import BFloat16OptimWrapper, LARSConstructor
-from .steps import IterationSeedHook, OptimStepParamSchedulerHook, TargetUpdateHook
+from .lars import LARSConstructor, MultiTensorLARS
+from .loop import MCLTrainLoop, OptimStepParamSchedulerHook
+from .monitors import EmbeddingMonitorHook, LevelAccuracy
+from .steps import IterationSeedHook, TargetUpdateHook
 
 __all__ = [
     "BFloat16OptimWrapper",
-    "ChannelsLastHook",
     "ClassesHook",
     "CompileHook",
     "DeferredInfoHook",
@@ -26,6 +22,7 @@ __all__ = [
     "LARSConstructor",
     "LevelAccuracy",
     "LoadReportHook",
+    "MCLTrainLoop",
     "MultiTensorLARS",
     "NonFiniteLossHook",
     "OptimStepParamSchedulerHook",

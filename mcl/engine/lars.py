@@ -1,24 +1,22 @@
-"""LARS in one pass over the weights, its trust ratios left where they are computed."""
+"""LARS that never waits for the device, and which weights it adapts."""
 
-import math
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import re
+from collections.abc import Callable, Iterable
 
 import torch
-from mmpretrain.registry import OPTIMIZERS
-from torch import Tensor
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm, _InstanceNorm
+from mmpretrain.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.sgd import sgd
 
 from ..errors import InputError
+from ..export.released import released_name
 
-# PyTorch's kernel is told a rate r as 1 - r and takes it from 1 again: rates below
-# this would lose more than 1e-7 of themselves.
-SMALLEST_FUSED_RATE = 1e-9
-# A power of two that divides the weights of most layers.
-MOST_ROWS = 64
-# Values that one float32 sum adds up to 1e-6.
-SHORT_SUM = 2**14
+NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+# The released code's rule, applied to its own names. It misses BN weights called
+# `downsample.1.weight` and `mlp.1.weight`.
+RELEASED_RULE = re.compile(r"(bn|gn)(\d+)?.(weight|bias)|bias")
 
 
 @OPTIMIZERS.register_module()
@@ -31,11 +29,10 @@ class MultiTensorLARS(Optimizer):
         b = momentum b + lr ratio (g + weight_decay w)
         w = w - b
 
-    The ratio is 1 in groups with ``lars_exclude=True``. On a CPU each weight is
-    updated in one pass over memory; elsewhere nothing waits for the device, and all
-    but one of the operations run over all weights together. The state is that of
-    MMPretrain's ``LARS`` without Nesterov momentum and dampening: its checkpoints
-    resume.
+    The ratio is 1 in groups with ``lars_exclude=True``. Trust ratios stay on the
+    device, where MMPretrain's reads two numbers of each weight at each step. The state
+    is that of MMPretrain's ``LARS`` without Nesterov momentum and dampening, so its
+    checkpoints resume.
 
     Args:
         params: weights, or dicts of groups.
@@ -73,12 +70,35 @@ class MultiTensorLARS(Optimizer):
         for group in self.param_groups:
             weights = [w for w in group["params"] if w.grad is not None]
             if weights:
-                on_cpu = weights[0].device.type == "cpu"
-                update = update_in_one_pass if on_cpu else update_together
-                gradients = [w.grad for w in weights]
-                buffers = [self._buffer(w) for w in weights]
-                update(weights, gradients, buffers, group, self.eps)
+                self._update(weights, group)
         return loss
+
+    def _update(self, weights: list[Tensor], group: dict) -> None:
+        gradients = [w.grad for w in weights]
+        buffers = [self._buffer(w) for w in weights]
+        decay = group["weight_decay"]
+        steps = gradients
+        if decay:
+            steps = torch._foreach_add(gradients, weights, alpha=decay)
+        torch._foreach_mul_(buffers, group["momentum"])
+        if group.get("lars_exclude", False):
+            torch._foreach_add_(buffers, steps, alpha=group["lr"])
+        else:
+            rates = group["lr"] * self._trust_ratios(weights, gradients, group)
+            torch._foreach_addcmul_(buffers, steps, rates.unbind())
+        torch._foreach_sub_(weights, buffers)
+
+    def _trust_ratios(
+        self, weights: list[Tensor], gradients: list[Tensor], group: dict
+    ) -> Tensor:
+        """What the rate of each weight is multiplied by, (number of weights,)."""
+        weight_norms, gradient_norms = (
+            torch.stack(torch._foreach_norm(tensors))
+            for tensors in (weights, gradients)
+        )
+        decayed = gradient_norms + group["weight_decay"] * weight_norms + self.eps
+        adapted = (weight_norms != 0) & (gradient_norms != 0)
+        return torch.where(adapted, group["eta"] * weight_norms / decayed, 1)
 
     def _buffer(self, weight: Tensor) -> Tensor:
         state = self.state[weight]
@@ -87,153 +107,50 @@ class MultiTensorLARS(Optimizer):
         return state["momentum_buffer"]
 
 
-def update_together(
-    weights: list[Tensor],
-    gradients: list[Tensor],
-    buffers: list[Tensor],
-    group: dict,
-    eps: float,
-) -> None:
-    """The step of one group where each launch costs and each wait costs more.
+def _excluded_by_type(module: nn.Module, name: str) -> bool:
+    return isinstance(module, NORM_LAYERS) or name.endswith("bias")
 
-    Args:
-        weights, gradients, buffers: of the same shapes; weights and buffers are
-            changed in place.
-        group: ``lr``, ``momentum``, ``weight_decay``, ``eta``, ``lars_exclude``.
-        eps: as in :class:`MultiTensorLARS`.
+
+def _excluded_as_released(module: nn.Module, name: str) -> bool:
+    return RELEASED_RULE.search(released_name(name)) is not None
+
+
+RULES = dict(norm_and_bias=_excluded_by_type, released=_excluded_as_released)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LARSConstructor(DefaultOptimWrapperConstructor):
+    """Two groups of weights: adapted and decayed, or neither.
+
+    ``paramwise_cfg=dict(lars_exclude=...)`` says which are neither:
+    ``'norm_and_bias'`` (default) all weights of norm layers and every bias;
+    ``'released'`` what the authors' regex finds on their names.
+
+    Raises:
+        InputError: for another value of ``lars_exclude``, or another key.
     """
-    decay = group["weight_decay"]
-    steps = torch._foreach_add(gradients, weights, alpha=decay) if decay else gradients
-    torch._foreach_mul_(buffers, group["momentum"])
-    if group.get("lars_exclude", False):
-        torch._foreach_add_(buffers, steps, alpha=group["lr"])
-    else:
-        weight_norms = torch.stack(torch._foreach_norm(weights))
-        gradient_norms = torch.stack(torch._foreach_norm(gradients))
-        ratios = group["eta"] * weight_norms
-        ratios /= gradient_norms + decay * weight_norms + eps
-        adapted = (weight_norms != 0) & (gradient_norms != 0)
-        rates = torch.where(adapted, ratios, 1) * group["lr"]
-        torch._foreach_addcmul_(buffers, steps, rates.unbind())
-    torch._foreach_sub_(weights, buffers)
 
-
-def update_in_one_pass(
-    weights: list[Tensor],
-    gradients: list[Tensor],
-    buffers: list[Tensor],
-    group: dict,
-    eps: float,
-) -> None:
-    """The step of one group where memory is slow; arguments as above.
-
-    PyTorch's fused SGD, with dampening 1 - rate and a learning rate of 1, computes
-    LARS' formula. It takes the memory as it lies, hence flat tensors, and those
-    that lie differently go through :func:`_update_one`.
-    """
-    momentum, decay = group["momentum"], group["weight_decay"]
-    if group.get("lars_exclude", False):
-        rates = [group["lr"]] * len(weights)
-    else:
-        norms = _norms([*weights, *gradients])
-        rates = [
-            group["lr"] * trust_ratio(weight, gradient, group, eps)
-            for weight, gradient in zip(
-                norms[: len(weights)], norms[len(weights) :], strict=True
+    def add_params(self, params: list, module: nn.Module, **kwargs) -> None:
+        others = set(self.paramwise_cfg) - {"lars_exclude"}
+        if others:
+            raise InputError(
+                f"paramwise_cfg has {sorted(others)}: it takes lars_exclude only"
             )
-        ]
-    together: dict[float, list] = {}
-    for rate, *tensors in zip(rates, weights, gradients, buffers, strict=True):
-        exact = rate == 0 or rate >= SMALLEST_FUSED_RATE
-        if momentum and exact and _can_be_fused(tensors):
-            together.setdefault(rate, []).append([_flat(t) for t in tensors])
-        else:
-            _update_one(*tensors, rate, momentum, decay)
-    for rate, flat in together.items():
-        sgd(
-            *map(list, zip(*flat, strict=True)),
-            foreach=False,
-            fused=True,
-            weight_decay=decay,
-            momentum=momentum,
-            lr=1.0,
-            dampening=1.0 - rate,
-            nesterov=False,
-            maximize=False,
-        )
+        rule = self.paramwise_cfg.get("lars_exclude", "norm_and_bias")
+        if rule not in RULES:
+            raise InputError(
+                f"paramwise_cfg.lars_exclude={rule!r}: choose one of {list(RULES)}"
+            )
+        adapted, excluded = [], []
+        for prefix, child in module.named_modules():
+            for name, weight in child.named_parameters(prefix, recurse=False):
+                if weight.requires_grad:
+                    group = excluded if RULES[rule](child, name) else adapted
+                    group.append(weight)
+        params.append(dict(params=adapted))
+        params.append(dict(params=excluded, weight_decay=0.0, lars_exclude=True))
 
-
-def trust_ratio(
-    weight_norm: float, gradient_norm: float, group: dict, eps: float
-) -> float:
-    """What one weight's learning rate is multiplied by (:class:`MultiTensorLARS`)."""
-    if weight_norm == 0 or gradient_norm == 0:
-        return 1.0
-    decayed = gradient_norm + group["weight_decay"] * weight_norm + eps
-    return group["eta"] * weight_norm / decayed
-
-
-def _norms(tensors: Sequence[Tensor]) -> list[float]:
-    """Euclidean norm of each, tensors shared out by size.
-
-    PyTorch computes a norm on one core, which does not use the memory's full speed.
-    """
-    threads = torch.get_num_threads()
-    by_size = sorted(range(len(tensors)), key=lambda i: tensors[i].numel())
-    shares = [by_size[first::threads] for first in range(threads)]
-    norms = [0.0] * len(tensors)
-
-    def work(share: list[int]) -> None:
-        for i in share:
-            norms[i] = euclidean_norm(tensors[i])
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, shares))
-    return norms
-
-
-@torch.no_grad()
-def euclidean_norm(tensor: Tensor) -> float:
-    """Norm of a tensor on the CPU.
-
-    In rows: summed in one go in float32, 2e6 squares come out 8e-5 too small.
-    """
-    flat = _flat(tensor) if _is_dense(tensor) else tensor.reshape(-1)
-    if flat.numel() <= SHORT_SUM:
-        return torch.linalg.vector_norm(flat).item()
-    rows = flat.view(math.gcd(flat.numel(), MOST_ROWS), -1)
-    return torch.linalg.vector_norm(torch.linalg.vector_norm(rows, dim=1)).item()
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether a tensor fills its memory without gaps, in whatever order."""
-    sides = zip(tensor.shape, tensor.stride(), strict=True)
-    return sum((side - 1) * step for side, step in sides) + 1 == tensor.numel()
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """A dense tensor as it lies in memory, of shape (n,)."""
-    return tensor.as_strided((tensor.numel(),), (1,))
-
-
-def _can_be_fused(tensors: Sequence[Tensor]) -> bool:
-    """Whether all are dense, in the same order and of a precision that is kept."""
-    strides = [
-        [step for side, step in zip(t.shape, t.stride(), strict=True) if side > 1]
-        for t in tensors
-    ]
-    kept = {t.dtype for t in tensors} in ({torch.float32}, {torch.float64})
-    alike = all(other == strides[0] for other in strides)
-    return kept and alike and _is_dense(tensors[0])
-
-
-def _update_one(
-    weight: Tensor,
-    gradient: Tensor,
-    buffer: Tensor,
-    rate: float,
-    momentum: float,
-    decay: float,
-) -> None:
-    buffer.mul_(momentum).add_(gradient, alpha=rate).add_(weight, alpha=rate * decay)
-    weight.sub_(buffer)
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        # The host asks for groups only where something is set.
+        self.paramwise_cfg.setdefault("lars_exclude", "norm_and_bias")
+        return super().__call__(model)

@@ -1,23 +1,23 @@
-"""Is it collapsing? Figures of the embeddings while a run goes on, and a warning."""
+"""Is it collapsing? Metrics of the embeddings while a run goes on, and a warning."""
 
-import inspect
-import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from mmengine.dist import all_reduce
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmpretrain.registry import HOOKS
-from torch import Tensor, nn
+from mmpretrain.registry import HOOKS, METRICS
 
 from ..errors import InputError
-from ..levels import level_name
-from ..models.losses import normalize
-from .logs import logging_interval, store_figures
+from .acceleration import logging_interval, store_metrics
 from .steps import unwrap
 
+MIN_STD = 0.3  # deviation times sqrt(D), 0..1
+MIN_RANK = 2.0  # effective rank, from 1 on
+CHANCE_MARGIN = 0.02  # nat that a cross-entropy must be below chance
+PATIENCE = 3  # bad checks in a row
 MIN_WARMUP = 500
 
 SPREAD_REMEDY = (
@@ -33,204 +33,72 @@ CHANCE_REMEDY = (
 )
 
 
-@torch.no_grad()
-def spread(embeddings: Tensor) -> Tensor:
-    """Standard deviation times sqrt(D), and effective rank, of directions.
-
-    The rows are L2-normalized first. The deviation is that of each of the D
-    coordinates over the rows, averaged over the coordinates: 1 / sqrt(D) when the
-    rows are spread evenly over the sphere (Chen and He 2021, SimSiam, section 4.1).
-    The effective rank is exp(entropy of p), p a matrix' singular values divided by
-    their sum (Roy and Vetterli 2007, The effective rank: a measure of effective
-    dimensionality), of the rows' second moments, (D, D), not centered. So p is the
-    share of each direction in the squared lengths: a direction that has 91 % of
-    them leaves a rank of about 2.
-
-    Args:
-        embeddings: (N, D), of any floating type; computed in float32.
-
-    Returns:
-        (2,), float32: the deviation times sqrt(D), 0 (all rows equal) to 1, and the
-        rank, 1 (all rows on a line) to min(N, D). NaN where an entry is not finite.
-    """
-    rows = normalize(embeddings)
-    if not rows.isfinite().all():
-        return rows.new_full((2,), math.nan)
-    count, dims = rows.shape
-    deviation = rows.std(dim=0, correction=0).mean() * dims**0.5
-    # Either product has the eigenvalues that are not 0; the smaller one is faster.
-    moments = rows @ rows.t() if count < dims else rows.t() @ rows
-    values = torch.linalg.eigvalsh(moments).clamp(min=0)
-    total, tiny = values.sum(), torch.finfo(values.dtype).tiny
-    # Rows shorter than the norm's epsilon leave a total that is no normal number: none.
-    shares = torch.where(total < tiny, 0, values / total.clamp(min=tiny))
-    return torch.stack([deviation, torch.special.entr(shares).sum().exp()])
-
-
-class Tap:
-    """What neck, target and loss of a model pass on during one iteration.
-
-    Attributes:
-        online: level by level what the neck gave, (N_l, D) for each view.
-        target: the same of the target network, for the levels that it embeds.
-        num_targets: M, the targets that a tile is matched with.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.online: dict[int, list[Tensor]] = {}
-        self.target: dict[int, list[Tensor]] = {}
-        self.num_targets = 0
-        self.handles = [model.neck.register_forward_hook(self._keep(self.online))]
-        if isinstance(getattr(model, "target", None), nn.Module):
-            hook = self._keep(self.target)
-            self.handles.append(model.target.register_forward_hook(hook))
-        if isinstance(getattr(model.head, "loss_module", None), nn.Module):
-            self.handles.append(
-                model.head.loss_module.register_forward_hook(
-                    self._count, with_kwargs=True
-                )
-            )
-
-    @staticmethod
-    def _keep(found: dict[int, list[Tensor]]):
-        def hook(module: nn.Module, inputs: tuple, output) -> None:
-            levels = [output] if isinstance(output, Tensor) else output
-            for level, embeddings in enumerate(levels):
-                found.setdefault(level, []).append(embeddings.detach())
-
-        return hook
-
-    def _count(self, module: nn.Module, args: tuple, kwargs: dict, output) -> None:
-        given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        if "targets" in given:
-            valid = given.get("valid")
-            count = len(given["targets"]) if valid is None else int(valid.sum())
-            self.num_targets = count
-
-    def close(self) -> None:
-        """Take the hooks off the modules."""
-        for handle in self.handles:
-            handle.remove()
-
-    def figures(self, names: list[str]) -> dict[str, Tensor]:
-        """Spread of each level, all views together, and ``chance``.
-
-        Args:
-            names: of the levels.
-        """
-        figures = {}
-        if self.num_targets:
-            figures["chance"] = torch.tensor(
-                math.log(self.num_targets), device=self.online[0][0].device
-            )
-        for prefix, found in (("", self.online), ("target_", self.target)):
-            for level, views in found.items():
-                deviation, rank = spread(torch.cat(views))
-                figures[f"{prefix}std_{names[level]}"] = deviation
-                figures[f"{prefix}rank_{names[level]}"] = rank
-        return figures
-
-
 class CollapseAlarm:
-    """Says in words, once per episode, that a figure stays where it should not.
+    """Warns once per episode that a metric stays where it should not.
 
-    An episode begins at the ``patience``-th bad look in a row and ends with the
-    first good one. Any limit may be None: that figure is not judged.
-
-    Args:
-        min_std: least deviation times sqrt(D), 0..1.
-        min_rank: least effective rank, from 1 on.
-        chance_margin: least distance in nat of a level's cross-entropy from
-            ``chance``, ln(number of targets).
-        patience: bad looks in a row.
-
-    Raises:
-        InputError: for a limit out of its range.
+    An episode begins at the ``PATIENCE``-th bad check in a row and ends with the first
+    good one.
     """
 
-    def __init__(
-        self,
-        min_std: float | None = 0.3,
-        min_rank: float | None = 2.0,
-        chance_margin: float | None = 0.02,
-        patience: int = 3,
-    ) -> None:
-        if min_std is not None and not 0 <= min_std <= 1:
-            raise InputError(f"min_std={min_std}: it lies between 0 and 1")
-        if min_rank is not None and min_rank < 1:
-            raise InputError(f"min_rank={min_rank}: a rank is 1 or more")
-        if chance_margin is not None and chance_margin < 0:
-            raise InputError(f"chance_margin={chance_margin}: it is 0 or more, in nat")
-        if patience < 1:
-            raise InputError(f"patience={patience}: it is a number of looks from 1 on")
-        self.min_std = min_std
-        self.min_rank = min_rank
-        self.chance_margin = chance_margin
-        self.patience = patience
+    def __init__(self) -> None:
         self.streaks: Counter[str] = Counter()
 
-    def look(self, figures: dict[str, float]) -> list[str]:
-        """Judge the figures of one look; return what is to be said, a text for each
-        kind of remedy.
+    def check(self, metrics: dict[str, float]) -> list[str]:
+        """Judge the metrics of one check; return a warning for each kind of remedy.
 
         Args:
-            figures: ``std_p5``, ``rank_p5``, ``ce_p5`` and so on, with ``target_``
+            metrics: ``std_p5``, ``rank_p5``, ``ce_p5`` and so on, with ``target_``
                 before those of the target, and ``chance``. Others are passed over.
         """
-        complaints: dict[str, list[str]] = {}
-        for name, bad, limit, remedy in self._judge(figures):
+        warnings: dict[str, list[str]] = {}
+        for name, bad, limit, remedy in self._judge(metrics):
             self.streaks[name] = self.streaks[name] + 1 if bad else 0
-            if self.streaks[name] == self.patience:
+            if self.streaks[name] == PATIENCE:
                 level = name.rsplit("_", 1)[1]
-                found = f"level {level}: {name} = {figures[name]:.4g} is {limit}"
-                complaints.setdefault(remedy, []).append(found)
-        return [f"{'; '.join(found)}. {remedy}" for remedy, found in complaints.items()]
+                found = f"level {level}: {name} = {metrics[name]:.4g} is {limit}"
+                warnings.setdefault(remedy, []).append(found)
+        return [f"{'; '.join(found)}. {remedy}" for remedy, found in warnings.items()]
 
-    def _judge(self, figures: dict[str, float]) -> Iterator[tuple[str, bool, str, str]]:
-        """Each figure's name, whether it is bad, its limit and what to try."""
-        limits = {"std": ("min_std", self.min_std), "rank": ("min_rank", self.min_rank)}
-        for name, figure in figures.items():
+    @staticmethod
+    def _judge(metrics: dict[str, float]) -> Iterator[tuple[str, bool, str, str]]:
+        """Each metric's name, whether it is bad, its limit and what to try."""
+        limits = dict(std=MIN_STD, rank=MIN_RANK)
+        chance = metrics.get("chance")
+        for name, value in metrics.items():
             kind = name.removeprefix("target_").split("_")[0]
-            option, limit = limits.get(kind, (None, None))
-            if limit is not None:
+            if kind in limits:
                 # NaN is for NonFiniteLossHook to report.
-                yield name, figure < limit, f"below {option} = {limit}", SPREAD_REMEDY
-            elif kind == "ce" and "chance" in figures:
-                chance, margin = figures["chance"], self.chance_margin
-                if margin is not None:
-                    text = (
-                        f"not chance_margin = {margin} nat below chance = {chance:.4g}"
-                    )
-                    yield name, chance - figure < margin, text, CHANCE_REMEDY
+                limit = limits[kind]
+                yield name, value < limit, f"below {limit}", SPREAD_REMEDY
+            elif kind == "ce" and chance is not None:
+                text = f"not {CHANCE_MARGIN} nat below chance = {chance:.4g}"
+                yield name, chance - value < CHANCE_MARGIN, text, CHANCE_REMEDY
 
 
 @HOOKS.register_module()
 class EmbeddingMonitorHook(Hook):
     """Log how far the embeddings are spread, and warn when they collapse.
 
-    Every ``interval`` iterations, and at no cost between, it logs for each level
-    (:func:`spread`, of both views together, mean over processes):
-
-    - ``std_p5``, ``rank_p5``: of the projector's output, what ``head.loss`` gets,
-    - ``target_std_p5``, ``target_rank_p5``: of the targets,
-    - ``chance``: ln(number of targets), what ``ce_p5`` is without any learning.
+    Every ``interval`` iterations the head is asked for
+    :func:`~mcl.models.spread.spread_metrics` of each level: ``std_p5`` and ``rank_p5``
+    of the projector's output, ``target_std_p5`` and ``target_rank_p5`` of the targets.
+    They are means over views and processes. It costs nothing in between.
 
     The projector ends in a batch norm, which keeps ``std`` near 1 until everything
     before it is constant: the rank falls first. Tiles of ratios above 1 can also
     differ by their place on the canvas (the backbone pads its borders), whatever
-    they show; that they say nothing of their image, or that the predictor is
-    constant, is seen from ``ce`` at chance. A rank cannot exceed the number of
-    embeddings of one process, which is twice the batch for images alone.
+    they show. That they say nothing of their image, or that the predictor is
+    constant, is seen from ``ce`` at ``chance``. A rank cannot exceed the number of
+    embeddings of a view in one process.
 
-    Warnings come after ``warmup``, once for each episode (:class:`CollapseAlarm`);
-    ``ce`` is averaged since the last look, and judged only where the loss trains it.
+    Warnings come after ``warmup``, once for each episode (:class:`CollapseAlarm`).
+    ``ce`` is averaged since the last check, and judged only where the loss trains it.
 
     Args:
-        interval: iterations between looks; by default those of the run's
-            ``LoggerHook``, so that each line of the log has new figures.
+        interval: iterations between checks; by default those of the run's
+            ``LoggerHook``, so that each line of the log has new metrics.
         warmup: iterations without a warning; by default a tenth of the run, as
             long as the recipes' learning rates warm up, and at least 500.
-        min_std, min_rank, chance_margin, patience: see :class:`CollapseAlarm`.
         stop: whether to end the run instead of going on with a warning.
 
     Raises:
@@ -238,19 +106,11 @@ class EmbeddingMonitorHook(Hook):
             a level collapses.
     """
 
-    # After RuntimeInfoHook, which stores ce, before the line of LoggerHook, and
-    # before hooks that copy the model, so that no copy has the taps.
+    # After RuntimeInfoHook, which stores the metrics, before the line of LoggerHook.
     priority = "HIGH"
 
     def __init__(
-        self,
-        interval: int | None = None,
-        warmup: int | None = None,
-        min_std: float | None = 0.3,
-        min_rank: float | None = 2.0,
-        chance_margin: float | None = 0.02,
-        patience: int = 3,
-        stop: bool = False,
+        self, interval: int | None = None, warmup: int | None = None, stop: bool = False
     ) -> None:
         if interval is not None and interval < 1:
             raise InputError(f"interval={interval}: it is 1 iteration or more")
@@ -259,8 +119,7 @@ class EmbeddingMonitorHook(Hook):
         self.interval = interval
         self.warmup = warmup
         self.stop = stop
-        self.alarm = CollapseAlarm(min_std, min_rank, chance_margin, patience)
-        self.tap: Tap | None = None
+        self.alarm = CollapseAlarm()
 
     def before_train(self, runner: Runner) -> None:
         if self.interval is None:
@@ -269,61 +128,69 @@ class EmbeddingMonitorHook(Hook):
             self.warmup = max(runner.max_iters // 10, MIN_WARMUP)
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        if self.every_n_train_iters(runner, self.interval):
-            self.tap = Tap(unwrap(runner.model))
+        due = self.every_n_train_iters(runner, self.interval)
+        unwrap(runner.model).head.monitored = due
 
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        tap, self.tap = self.tap, None
-        if tap is None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs=None
+    ) -> None:
+        if not self.every_n_train_iters(runner, self.interval):
             return
-        tap.close()
-        if not tap.online:
-            # MMEngine's logger shows a repeated warning once.
-            runner.logger.warning(
-                "EmbeddingMonitorHook: the neck's output was not seen, so nothing is "
-                "monitored; torch.compile passes over hooks on inner modules"
-            )
-            return
-        names = [level_name(r) for r in unwrap(runner.model).head.ratios]
-        figures = self._merge(tap.figures(names), self._cross_entropies(runner, names))
-        for name, figure in figures.items():
-            if not name.startswith("ce_"):
-                runner.message_hub.update_scalar(f"train/{name}", figure)
-        # All iterations since the last look are past the warm-up.
+        # All iterations since the last check are past the warm-up.
         if runner.iter + 1 - self.interval >= self.warmup:
-            self._warn(runner, figures)
+            metrics = {
+                name: float(value)
+                for name, value in outputs.items()
+                if name == "chance" or "std_" in name or "rank_" in name
+            }
+            self._warn(runner, {**metrics, **self._cross_entropies(runner)})
 
-    def _cross_entropies(self, runner: Runner, names: list[str]) -> dict[str, float]:
-        """Mean since the last look of each level's cross-entropy, nat.
+    def _cross_entropies(self, runner: Runner) -> dict[str, float]:
+        """Mean since the last check, and over processes, of each level's, nat.
 
         None where the loss does not train it: without negatives it may well rise.
         """
         loss = getattr(unwrap(runner.model).head, "loss_module", None)
         if not getattr(loss, "trains_cross_entropy", True):
             return {}
-        store_figures(runner)
+        store_metrics(runner)
         logged = runner.message_hub.log_scalars
-        return {
-            f"ce_{name}": float(logged[f"train/ce_{name}"].mean(self.interval))
-            for name in names
-            if f"train/ce_{name}" in logged
-        }
+        names = [name for name in logged if name.startswith("train/ce_")]
+        means = torch.tensor([float(logged[n].mean(self.interval)) for n in names])
+        all_reduce(means, op="mean")
+        names = [name.removeprefix("train/") for name in names]
+        return dict(zip(names, means.tolist(), strict=True))
 
-    @staticmethod
-    def _merge(
-        spreads: dict[str, Tensor], others: dict[str, float]
-    ) -> dict[str, float]:
-        """Mean over the processes, which so come to the same conclusion."""
-        device = next(iter(spreads.values())).device
-        numbers = torch.tensor(list(others.values()), device=device)
-        merged = torch.stack([*spreads.values(), *numbers])
-        all_reduce(merged, op="mean")
-        return dict(zip([*spreads, *others], merged.tolist(), strict=True))
-
-    def _warn(self, runner: Runner, figures: dict[str, float]) -> None:
-        for message in self.alarm.look(figures):
-            looks = f"{self.alarm.patience} looks, {self.interval} iterations apart"
-            message = f"iteration {runner.iter + 1}, after {looks}: {message}"
+    def _warn(self, runner: Runner, metrics: dict[str, float]) -> None:
+        for message in self.alarm.check(metrics):
+            checks = f"{PATIENCE} checks, {self.interval} iterations apart"
+            message = f"iteration {runner.iter + 1}, after {checks}: {message}"
             if self.stop:
                 raise InputError(f"{message}. EmbeddingMonitorHook.stop ends the run")
             runner.logger.warning(message)
+
+
+@METRICS.register_module()
+class LevelAccuracy(BaseMetric):
+    """Share of images whose tile is classified rightly, for each level: 0..1.
+
+    ``top1_p5`` is of images alone, ``top1_p4`` and so on of tiles of those levels,
+    from the ``pred_label_p*`` of :meth:`~mcl.models.MCLSupervised.predict`.
+    """
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        for sample in data_samples:
+            label = int(sample["gt_label"])
+            self.results.append(
+                {
+                    name.removeprefix("pred_label_"): int(predicted) == label
+                    for name, predicted in sample.items()
+                    if name.startswith("pred_label_")
+                }
+            )
+
+    def compute_metrics(self, results: list[dict[str, bool]]) -> dict[str, float]:
+        return {
+            f"top1_{level}": sum(r[level] for r in results) / len(results)
+            for level in results[0]
+        }

@@ -2,7 +2,7 @@
 
 import torch
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook, ParamSchedulerHook
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
@@ -22,6 +22,11 @@ def accumulation(runner: Runner) -> int:
     MMEngine keeps the number to itself, so it is read from the config.
     """
     return runner.cfg.optim_wrapper.get("accumulative_counts", 1)
+
+
+def optimizer_steps(runner: Runner) -> int:
+    """K, the optimizer steps of the whole run; the last one may be of fewer images."""
+    return -(-runner.max_iters // accumulation(runner))
 
 
 @HOOKS.register_module()
@@ -74,20 +79,6 @@ def _check_checkpoint_interval(runner: Runner, counts: int) -> None:
             f"accumulative_counts={counts} a checkpoint would lose half-gathered "
             f"gradients; take a multiple of {counts}"
         )
-
-
-@HOOKS.register_module()
-class OptimStepParamSchedulerHook(ParamSchedulerHook):
-    """Advance iteration-wise schedulers once per optimizer step.
-
-    The host's hook advances them every iteration, so that under gradient
-    accumulation warm-up and total would have to be multiplied by hand and would
-    not fall on the same values. With this one they are counted in optimizer steps.
-    """
-
-    def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
-        if runner.optim_wrapper.should_update():
-            super().after_train_iter(runner, *args, **kwargs)
 
 
 @HOOKS.register_module()

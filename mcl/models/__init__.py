@@ -2,6 +2,7 @@ from .head import MCLHead
 from .losses import MultiLevelContrastiveLoss, MultiLevelRegressionLoss
 from .mcl import MCL
 from .neck import MCLNeck
+from .parts import build_preprocessor
 from .preprocessor import MCLDataPreprocessor
 from .supervised import MCLSupervised, TileClassifierHead
 from .target import TargetNetwork
@@ -16,4 +17,5 @@ __all__ = [
     "MultiLevelRegressionLoss",
     "TargetNetwork",
     "TileClassifierHead",
+    "build_preprocessor",
 ]

@@ -1,9 +1,12 @@
-"""The gradient of some losses before the rest of the step has run."""
+"""The gradient of view 1 before the forward pass of view 2, to hold less in memory.
 
-from collections.abc import Sequence
+The recipe of 8 x 512 images needs it; ``configs/mcl/README.md`` says when to take it.
+"""
+
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..errors import InputError
@@ -39,29 +42,46 @@ def _autocast_dtype(device: str) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
+def check_checkpoints(model: nn.Module) -> None:
+    """See that no module computes its activations again.
+
+    Raises:
+        InputError: when one has ``with_cp``.
+    """
+    if any(getattr(m, "with_cp", False) for m in model.modules()):
+        raise InputError(
+            "early_backward=True and backbone.with_cp=True: the hosts' activation "
+            "checkpoints cannot be differentiated early; choose one of them"
+        )
+
+
 def differentiate_early(
-    losses: dict[str, Tensor], weights: Sequence[Tensor]
+    losses: dict[str, Tensor], weights: Iterable[Tensor]
 ) -> dict[str, Tensor]:
     """Compute the losses' gradient now; free what it needed.
 
     Args:
         losses: those named ``loss*`` are differentiated, summed as the host will.
-        weights: what the gradient is taken of.
+        weights: what the gradient is taken of, where they are trained.
 
     Returns:
         ``losses`` of the same values. The first one carries the gradient of their
-        sum, so they serve only where they are added with one common factor.
+        sum, so they serve only where they are added with one common factor. The same
+        ones where gradients are off.
 
     Raises:
         InputError: under autocast to float16, whose small gradients need the loss
             scale.
     """
+    if not torch.is_grad_enabled():
+        return losses
     if _autocast_dtype(next(iter(losses.values())).device.type) == torch.float16:
         raise InputError(
             "model.early_backward=True: float16 scales the loss after both views; "
             "train in bfloat16 (optim_wrapper.type='BFloat16OptimWrapper') or switch "
             "it off"
         )
+    weights = [weight for weight in weights if weight.requires_grad]
     names = [name for name in losses if name.startswith("loss")]
     total = sum(losses[name] for name in names)
     # A backward pass runs outside autocast, as the host's does.

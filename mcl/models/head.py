@@ -11,13 +11,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..levels import check_ratios, level_name
 from .losses import ContrastiveTerm, normalize
-from .matching import (
-    PendingTargets,
-    TargetQueue,
-    Targets,
-    gather_targets,
-    matched_levels,
-)
+from .matching import TargetQueue, Targets, gather_targets, matched_levels
+from .spread import spread_metrics
 
 # Sizes of the paper; Normal std .01, biases 0.
 PREDICTOR = dict(
@@ -56,10 +51,16 @@ class MCLHead(BaseModule):
         queue: targets of earlier iterations to keep as negatives, for each level
             read; 0 for none.
 
+    Attributes:
+        monitored: whether :meth:`loss` also says how far embeddings are spread;
+            :class:`~mcl.engine.EmbeddingMonitorHook` switches it on for an iteration.
+
     Raises:
         InputError: for an option that does not exist, or when the loss has not one
             weight for each level.
     """
+
+    monitored = False
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class MCLHead(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         self.ratios = check_ratios(ratios)
+        self.level_names = [level_name(ratio) for ratio in self.ratios]
         predictor = {**PREDICTOR, **(predictor or {})}
         self.predictors = ModuleList(MODELS.build(predictor) for _ in self.ratios)
         self.loss_module = MODELS.build(
@@ -95,14 +97,12 @@ class MCLHead(BaseModule):
             self.queue = TargetQueue(queue, len(self.target_levels), channels)
 
     def gather_targets(
-        self,
-        embeddings: Sequence[Sequence[Tensor]],
-        image_index: Sequence[Sequence[Tensor]],
-    ) -> PendingTargets:
+        self, embeddings: Sequence[Tensor], image_index: Sequence[Tensor]
+    ) -> Targets:
         """As :func:`~mcl.models.matching.gather_targets`, of the levels read."""
         return gather_targets(embeddings, image_index, self.target_levels)
 
-    def remember(self, targets: Sequence[Targets]) -> None:
+    def remember(self, *targets: Targets) -> None:
         """Put this iteration's targets, of all views, into the queue."""
         if self.queue is not None and self.training:
             for view in targets:
@@ -114,7 +114,7 @@ class MCLHead(BaseModule):
         image_index: Sequence[Tensor],
         targets: Targets,
     ) -> dict[str, Tensor]:
-        """Losses and figures of one view against the other view's targets.
+        """Losses and metrics of one view against the other view's targets.
 
         Args:
             embeddings: for each level (N_l, D), before the predictor.
@@ -124,25 +124,36 @@ class MCLHead(BaseModule):
         Returns:
             For each level ``loss_p5`` (weighted), and the means over the matched
             levels of ``ce_p5`` (before weights), ``top1_p5``,
-            ``positive_cosine_p5`` and ``negative_cosine_p5``.
+            ``positive_cosine_p5`` and ``negative_cosine_p5``. ``chance``, which
+            ``ce_p5`` is without any learning: ln(number of targets). With
+            ``monitored`` also those of :func:`~mcl.models.spread.spread_metrics`, and
+            of the targets.
         """
-        # Level 0 is every image once, so its length is the batch size B.
-        first_target = get_rank() * len(image_index[0])
+        metrics = self._spreads(embeddings, targets) if self.monitored else {}
+        first_target = get_rank() * len(image_index[0])  # level 0: each image once
         if self.queue is not None:
             targets = self.queue.behind(targets)
         losses = {}
-        for level, ratio in enumerate(self.ratios):
+        for level, name in enumerate(self.level_names):
             online = normalize(self.predictors[level]((embeddings[level],))[0])
-            labels = image_index[level] + first_target
+            labels = image_index[level] + first_target  # (N_l,)
             loss, terms = self._level_loss(level, online, labels, targets)
-            figures = torch.stack([torch.stack(term) for term in terms]).mean(dim=0)
-            name, term = level_name(ratio), ContrastiveTerm(*figures)
+            values = torch.stack([torch.stack(term) for term in terms]).mean(dim=0)
+            term = ContrastiveTerm(*values.detach())
             losses[f"loss_{name}"] = loss
-            losses[f"ce_{name}"] = term.cross_entropy.detach()
+            losses[f"ce_{name}"] = term.cross_entropy
             losses[f"top1_{name}"] = term.top1
             losses[f"positive_cosine_{name}"] = term.positive
             losses[f"negative_cosine_{name}"] = term.negative
-        return losses
+        return {**losses, "chance": targets.chance(), **metrics}
+
+    def _spreads(
+        self, embeddings: Sequence[Tensor], targets: Targets
+    ) -> dict[str, Tensor]:
+        online = dict(zip(self.level_names, embeddings, strict=True))
+        read = [self.level_names[level] for level in self.target_levels]
+        of_targets = dict(zip(read, targets.rows(), strict=True))
+        return {**spread_metrics(online), **spread_metrics(of_targets, "target_")}
 
     def _level_loss(
         self, level: int, online: Tensor, labels: Tensor, targets: Targets

@@ -1,4 +1,4 @@
-"""The losses of a level as pure functions of tensors, and modules that weight them."""
+"""The loss of a level as pure functions of tensors, and modules that weight it."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,19 +7,18 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ..errors import InputError
 
 
 class ContrastiveTerm(NamedTuple):
-    """Loss of one level and view, and what to log of it (all scalars).
+    """Cross-entropy of one level and view, and metrics to log (all scalars).
 
     Attributes:
         cross_entropy: mean over the tiles, nat.
-        positive: mean cosine of a tile and its image's target.
-        negative: mean cosine of a tile and the other images' targets.
-        top1: share of tiles whose nearest target is their image's.
+        positive: mean cosine of a tile and its image's target; no gradient.
+        negative: mean cosine of a tile and the other images' targets; no gradient.
+        top1: share of tiles whose nearest target is their image's, 0..1.
     """
 
     cross_entropy: Tensor
@@ -50,57 +49,34 @@ def contrastive_cross_entropy(
         valid: (M,) bool, the targets that exist; None: all. The others are no
             negatives, and tiles matched with one are left out of every mean.
     """
-    keys = targets / temperature
     with torch.autocast(online.device.type, enabled=False):
-        term = ContrastiveTerm(*_CrossEntropy.apply(online, keys, labels, valid))
-    return term._replace(
-        positive=term.positive * temperature, negative=term.negative * temperature
-    )
-
-
-class _CrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy and its figures, with one (N, M) matrix in memory.
-
-    The logits become their own gradient in place: log-softmax and its derivative
-    by autograd would hold three such matrices.
-    """
-
-    @staticmethod
-    def forward(
-        ctx, online: Tensor, keys: Tensor, labels: Tensor, valid: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        logits = online @ keys.t()
-        column = labels[:, None]
-        positives = logits.gather(1, column)[:, 0]
+        cosines = online @ targets.t()  # (N, M)
         if valid is None:
-            others, matched = keys.sum(dim=0), torch.ones_like(positives)
-            count = logits.new_tensor(max(len(keys) - 1, 1))
+            losses = F.cross_entropy(cosines / temperature, labels, reduction="none")
+            kept = torch.ones_like(losses)  # (N,)
         else:
-            others, matched = (
-                (keys * valid[:, None]).sum(dim=0),
-                valid[labels].to(logits.dtype),
-            )
-            count = (valid.sum() - 1).clamp(min=1)
-            logits.masked_fill_(~valid, -torch.inf)
-        share = matched / matched.sum().clamp(min=1)
-        negatives = (online @ others - positives) / count
-        hits = (logits.argmax(dim=1) == labels).float()
-        peaks = logits.amax(dim=1)
-        sums = logits.sub_(peaks[:, None]).exp_().sum(dim=1)
-        cross_entropy = (sums.log() + peaks - positives) @ share
-        if ctx.needs_input_grad[0]:
-            logits.mul_((share / sums)[:, None])
-            logits.scatter_add_(1, column, -share[:, None])
-            ctx.save_for_backward(logits, keys)
-        figures = (positives @ share, negatives @ share, hits @ share)
-        ctx.mark_non_differentiable(*figures)
-        return cross_entropy, *figures
+            kept = valid[labels].to(cosines.dtype)
+            logits = cosines.masked_fill(~valid, -torch.inf) / temperature
+            losses = F.cross_entropy(
+                logits, labels.masked_fill(kept == 0, -100), reduction="none"
+            )  # (N,), 0 where the target does not exist
+        share = kept / kept.sum().clamp(min=1)
+        metrics = _match_metrics(cosines.detach(), labels, valid, share)
+        return ContrastiveTerm(losses @ share, *metrics)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient: Tensor, *_) -> tuple[Tensor | None, ...]:
-        logits, keys = ctx.saved_tensors
-        return gradient * (logits @ keys), None, None, None
+
+def _match_metrics(
+    cosines: Tensor, labels: Tensor, valid: Tensor | None, share: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Positive and negative cosine and top-1, each a mean by ``share`` (N,)."""
+    positives = cosines.gather(1, labels[:, None])[:, 0]  # (N,)
+    if valid is None:
+        sums, others = cosines.sum(dim=1), max(cosines.shape[1] - 1, 1)
+    else:
+        sums, others = cosines @ valid.to(cosines.dtype), (valid.sum() - 1).clamp(min=1)
+        cosines = cosines.masked_fill(~valid, -torch.inf)
+    hits = (cosines.argmax(dim=1) == labels).to(share.dtype)
+    return positives @ share, (sums - positives) / others @ share, hits @ share
 
 
 def cosine_regression(
@@ -113,7 +89,7 @@ def cosine_regression(
     Args:
         online, targets, labels, valid: as :func:`contrastive_cross_entropy`.
     """
-    losses = 2 - 2 * (online * targets[labels]).sum(dim=1)
+    losses = 2 - 2 * (online * targets[labels]).sum(dim=1)  # (N,)
     if valid is None:
         return losses.mean()
     matched = valid[labels]

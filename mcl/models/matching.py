@@ -1,10 +1,11 @@
 """Which level's targets a level is matched with, and a batch's targets in order."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from mmengine.dist import get_world_size
+from mmengine.dist import all_gather
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -54,6 +55,18 @@ class Targets(NamedTuple):
     embeddings: Tensor
     valid: Tensor | None
 
+    def rows(self) -> list[Tensor]:
+        """The targets that exist, for each level (M_l, D); may wait for a device."""
+        if self.valid is None:
+            return list(self.embeddings)
+        return [e[v] for e, v in zip(self.embeddings, self.valid, strict=True)]
+
+    def chance(self) -> Tensor:
+        """Cross-entropy of guessing, ln(number of targets), mean over the levels."""
+        if self.valid is None:
+            return self.embeddings.new_full((), math.log(self.embeddings.shape[1]))
+        return self.valid.sum(dim=1).log().mean()
+
 
 def average_tiles(
     embeddings: Tensor, image_index: Tensor, batch_size: int
@@ -77,59 +90,27 @@ def average_tiles(
     return normalize(sums), tiles > 0
 
 
-class PendingTargets:
-    """Targets on their way from the other processes; more can be computed meanwhile.
-
-    Args:
-        own: (V, L, B, D) of each view and level read, normalized.
-        present: (V, L, B) bool, whether the image was on a tile; None: always.
-    """
-
-    def __init__(self, own: Tensor, present: Tensor | None) -> None:
-        self.masked = present is not None
-        if self.masked:  # a column more spares a second call
-            own = torch.cat([own, present[..., None].to(own)], dim=-1)
-        self.parts, self.work = [own], None
-        if get_world_size() > 1:
-            self.parts = [torch.empty_like(own) for _ in range(get_world_size())]
-            self.work = torch.distributed.all_gather(self.parts, own, async_op=True)
-
-    def wait(self) -> list[Targets]:
-        """Each view's targets, process after process."""
-        if self.work is not None:
-            self.work.wait()
-        views = torch.cat(self.parts, dim=2)
-        if not self.masked:
-            return [Targets(view, None) for view in views]
-        return [Targets(view[..., :-1], view[..., -1] > 0) for view in views]
-
-
 @torch.no_grad()
 def gather_targets(
-    embeddings: Sequence[Sequence[Tensor]],
-    image_index: Sequence[Sequence[Tensor]],
-    levels: Sequence[int],
-) -> PendingTargets:
-    """Begin to collect the targets of every view, in the order of the images.
-
-    One call over the processes serves all views and levels.
+    embeddings: Sequence[Tensor], image_index: Sequence[Tensor], levels: Sequence[int]
+) -> Targets:
+    """A view's targets of all processes, process after process.
 
     Args:
-        embeddings: for each view and level (N_l, D), as the target network gave
-            them; levels beyond the last one read may be absent.
-        image_index: for each view and level (N_l,), the image on each tile.
+        embeddings: for each level (N_l, D), as the target network gave them; levels
+            beyond the last one read may be absent.
+        image_index: for each level (N_l,), the image 0..B-1 on each tile.
         levels: the levels that are read, L of them.
     """
-    batch_size = len(image_index[0][0])
+    batch_size = len(image_index[0])  # level 0 is every image once
+    own = [average_tiles(embeddings[k], image_index[k], batch_size) for k in levels]
+    rows, present = map(torch.stack, zip(*own, strict=True))  # (L, B, D), (L, B)
+    rows = torch.cat(all_gather(rows), dim=1)  # (L, B * processes, D)
     # Every process has as many tiles, so all agree on whether images may be absent.
-    whole = all(len(image_index[0][k]) >= batch_size for k in levels)
-    own = [
-        [average_tiles(view[k], index[k], batch_size) for k in levels]
-        for view, index in zip(embeddings, image_index, strict=True)
-    ]
-    stacked = torch.stack([torch.stack([e for e, _ in view]) for view in own])
-    present = torch.stack([torch.stack([v for _, v in view]) for view in own])
-    return PendingTargets(stacked, None if whole else present)
+    if all(len(image_index[k]) >= batch_size for k in levels):
+        return Targets(rows, None)
+    present = torch.cat(all_gather(present.to(rows)), dim=1)  # (L, B * processes)
+    return Targets(rows, present > 0)
 
 
 class TargetQueue(nn.Module):

@@ -61,7 +61,6 @@ class MCLNeck(FPN):
         computation: ``'selected'`` computes what the loss reads. ``'full'``, the
             authors' way, runs the FPN on all canvases and the region part on all
             tiles of all maps; BN statistics are then those of all tiles.
-        upsample_cfg: how the FPN's top-down path interpolates.
 
     Raises:
         InputError: for ratios without a map, an unknown computation or a number of
@@ -84,7 +83,6 @@ class MCLNeck(FPN):
         projector: dict | None = None,
         norm_cfg: dict | None = None,
         computation: str = "selected",
-        upsample_cfg: dict | None = None,
     ) -> None:
         norm_cfg = norm_cfg or dict(type="BN", requires_grad=True)
         super().__init__(
@@ -92,7 +90,6 @@ class MCLNeck(FPN):
             out_channels,
             num_outs=len(in_channels),
             norm_cfg=norm_cfg,
-            upsample_cfg=upsample_cfg or dict(mode="nearest"),
         )
         if computation not in COMPUTATIONS:
             raise InputError(
@@ -233,37 +230,6 @@ class MCLNeck(FPN):
             embeddings.append(tiles[first * ratio**2 : last * ratio**2])
             first = last
         return tuple(embeddings)
-
-
-def check_parts(preprocessor: nn.Module, neck: MCLNeck, head: nn.Module) -> None:
-    """See that the three parts of a model that know of levels agree.
-
-    Args:
-        preprocessor: of the model, with a ``montage``.
-        neck, head: with ``ratios``.
-
-    Raises:
-        InputError: when there is no montage, ratios differ, or the neck's computation
-            needs canvases that the montage does not lay.
-    """
-    montage = getattr(preprocessor, "montage", None)
-    if montage is None:
-        raise InputError(
-            f"model.data_preprocessor is {type(preprocessor).__name__}, which makes no "
-            "canvases: give MCLDataPreprocessor"
-        )
-    parts = dict(montage=montage, neck=neck, head=head)
-    ratios = {name: part.ratios for name, part in parts.items()}
-    if len(set(ratios.values())) > 1:
-        raise InputError(
-            f"ratios differ: {ratios}; give model.data_preprocessor.montage, "
-            "model.neck and model.head the same"
-        )
-    if neck.computation == "full" and not getattr(montage, "on_canvas", True):
-        raise InputError(
-            "model.neck.computation='full' needs tiles laid on canvases, which "
-            "montage.on_canvas=False does not do: take 'selected'"
-        )
 
 
 def embed_canvases(

@@ -14,7 +14,9 @@ from torchvision.transforms.v2 import functional as image_ops
 from ..datasets.montage import View, lay_tiles
 from ..errors import InputError
 from ..levels import COARSEST_STRIDE, check_ratios, level_name
-from .neck import check_parts, embed_canvases
+from .neck import embed_canvases
+from .parts import share_levels
+from .spread import spread_metrics
 
 
 @MODELS.register_module()
@@ -29,9 +31,14 @@ class TileClassifierHead(BaseModule):
         shared: whether all levels have one classifier.
         label_smoothing: share of the probability spread over all classes, 0..1.
 
+    Attributes:
+        monitored: as of :class:`MCLHead`.
+
     Raises:
         InputError: for a number of classes, weight or smoothing that cannot work.
     """
+
+    monitored = False
 
     def __init__(
         self,
@@ -96,10 +103,13 @@ class TileClassifierHead(BaseModule):
         Returns:
             For each level ``loss_p5`` (weighted), ``ce_p5`` and ``top1_p5``.
         """
+        names = [level_name(ratio) for ratio in self.ratios]
         losses = {}
-        levels = zip(self.ratios, self(embeddings), image_index, strict=True)
-        for level, (ratio, logits, index) in enumerate(levels):
-            name, target = level_name(ratio), labels[index]
+        if self.monitored:
+            losses = spread_metrics(dict(zip(names, embeddings, strict=True)))
+        levels = zip(names, self(embeddings), image_index, strict=True)
+        for level, (name, logits, index) in enumerate(levels):
+            target = labels[index]  # (N_l,)
             with torch.autocast(logits.device.type, enabled=False):
                 ce = F.cross_entropy(
                     logits.float(), target, label_smoothing=self.label_smoothing
@@ -124,18 +134,29 @@ class MCLSupervised(BaseSelfSupervisor):
         neck: config of :class:`MCLNeck`; ``projector=dict(type=
             "GlobalAveragePooling")`` classifies the pooled features instead.
         head: config of :class:`TileClassifierHead`.
-        channels_last: as of :class:`MCL`.
+        data_preprocessor: config of :class:`MCLDataPreprocessor`.
+        size, ratios, channels_last: as of :class:`MCL`.
         **kwargs: passed to MMPretrain's ``BaseSelfSupervisor``.
 
     Raises:
-        InputError: as :func:`~mcl.models.neck.check_parts`.
+        InputError: as :func:`~mcl.models.parts.share_levels`.
     """
 
-    looked_at_labels = False
+    checked_labels = False
 
-    def __init__(self, *args, channels_last: bool = False, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        check_parts(self.data_preprocessor, self.neck, self.head)
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        data_preprocessor: dict,
+        size: int | None = None,
+        ratios: Sequence[int] | None = None,
+        channels_last: bool = False,
+        **kwargs,
+    ) -> None:
+        parts = share_levels(data_preprocessor, neck, head, size, ratios)
+        super().__init__(backbone=backbone, **parts, **kwargs)
         if channels_last:
             self.to(memory_format=torch.channels_last)
 
@@ -170,13 +191,13 @@ class MCLSupervised(BaseSelfSupervisor):
                 "classes, such as CustomDataset(with_label=True) on class folders"
             )
         labels = torch.cat([sample.gt_label for sample in samples])
-        # Looking costs a synchronization on an accelerator: the first batch tells.
-        if not self.looked_at_labels and labels.max() >= self.head.num_classes:
+        # Reading them waits for an accelerator, so the first batch alone is checked.
+        if not self.checked_labels and labels.max() >= self.head.num_classes:
             raise InputError(
                 f"head.num_classes={self.head.num_classes}, but the data have a label "
                 f"{int(labels.max())}: give as many classes as the data have"
             )
-        self.looked_at_labels = labels.device.type != "cpu"
+        self.checked_labels = labels.device.type != "cpu"
         return labels.to(device, non_blocking=True)
 
     def forward(self, inputs, data_samples=None, mode: str = "tensor"):

@@ -23,7 +23,7 @@ train_dataloader = dict(
     pin_memory=True,
     drop_last=True,
     collate_fn=dict(type="default_collate"),
-    sampler=dict(type="ReplayableSampler", batch_size=128),
+    sampler=dict(type="ReplayableSampler"),
     dataset=dict(
         type="ReplayableDataset",
         dataset=dict(

@@ -1,5 +1,5 @@
 # For backbones with layer norm: AdamW, one rate for all layers, no weight decay on norm
-# layers, biases and position biases. 31,200 steps as with LARS.
+# layers, biases and position biases. As long as with LARS.
 optim_wrapper = dict(
     # lr 2.4e-3 = 1.5e-4 x 4096 images / 256
     optimizer=dict(type="AdamW", lr=2.4e-3, betas=(0.9, 0.95), weight_decay=0.05),
@@ -11,16 +11,10 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=5.0),
 )
 
-# 10 epochs of warm-up: 3,120 steps
+# Warm-up times cosine. Ends are left open: the warm-up is that of
+# default_hooks.param_scheduler, the cosine lasts until the last optimizer step.
 param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-4, by_epoch=False, begin=0, end=3121),
-    dict(
-        type="CosineAnnealingLR",
-        T_max=31200,
-        eta_min=1e-6,
-        by_epoch=False,
-        begin=0,
-        end=31200,
-    ),
+    dict(type="LinearLR", start_factor=1e-4, by_epoch=False),
+    dict(type="CosineAnnealingLR", eta_min=1e-6, by_epoch=False),
 ]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=31200)
+train_cfg = dict(type="MCLTrainLoop", max_epochs=100)

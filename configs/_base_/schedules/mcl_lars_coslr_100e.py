@@ -1,4 +1,5 @@
-# 1,281,167 images // 4096 = 312 optimizer steps an epoch, 31,200 in 100 epochs.
+# Of ImageNet: 1,281,167 images // 4096 = 312 optimizer steps an epoch, 31,200 in all;
+# warm-up floor(10 x 1,281,167 / 4096) = 3,127 steps.
 optim_wrapper = dict(
     type="OptimWrapper",
     constructor="LARSConstructor",
@@ -11,19 +12,10 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=500),
 )
 
-# The host's chainable schedulers multiply. 3,127 steps of warm-up end at the
-# 3,128th value, hence `end`.
+# Warm-up times cosine. Ends are left open: the warm-up is that of
+# default_hooks.param_scheduler, the cosine lasts until the last optimizer step.
 param_scheduler = [
-    dict(type="LinearLR", start_factor=1e-4, by_epoch=False, begin=0, end=3128),
-    dict(
-        type="CosineAnnealingLR",
-        T_max=31200,
-        eta_min=1e-4,
-        by_epoch=False,
-        begin=0,
-        end=31200,
-    ),
+    dict(type="LinearLR", start_factor=1e-4, by_epoch=False),
+    dict(type="CosineAnnealingLR", eta_min=1e-4, by_epoch=False),
 ]
-# One permutation of the images follows the other without a pause, so a run that
-# stopped anywhere resumes at the very next batch.
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=31200)
+train_cfg = dict(type="MCLTrainLoop", max_epochs=100)
