@@ -1,4 +1,4 @@
-"""JPEGs that decode as slowly as photographs, drawn by code."""
+"""JPEGs that decode as slowly as photographs, made by code."""
 
 from pathlib import Path
 
@@ -13,19 +13,21 @@ SHAPES = 12
 NOISE = 3.0
 
 
-def make_photographs(folder: Path, number: int) -> int:
+def make_pictures(folder: Path, number: int) -> int:
     """Write random JPEGs of 500 x 375 pixels; return their mean size in bytes."""
+    folder.mkdir(exist_ok=True)
     sizes = []
     for i in range(number):
         path = folder / f"{i:05}.jpg"
-        Image.fromarray(draw(np.random.default_rng(i))).save(path, quality=QUALITY)
+        picture = make_picture(np.random.default_rng(i))
+        Image.fromarray(picture).save(path, quality=QUALITY)
         sizes.append(path.stat().st_size)
     return round(sum(sizes) / number)
 
 
-def draw(rng: np.random.Generator) -> np.ndarray:
+def make_picture(rng: np.random.Generator) -> np.ndarray:
     """Texture as of natural scenes, shapes with their own, and noise: uint8 RGB."""
-    picture = texture(rng)
+    picture = _texture(rng)
     for _ in range(SHAPES):
         mask = np.zeros((HEIGHT, WIDTH), np.uint8)
         center = int(rng.integers(WIDTH)), int(rng.integers(HEIGHT))
@@ -33,18 +35,17 @@ def draw(rng: np.random.Generator) -> np.ndarray:
         angle = float(rng.uniform(0, 180))
         cv2.ellipse(mask, center, axes, angle, 0, 360, 255, -1, cv2.LINE_AA)
         share = mask[..., None] / 255.0
-        picture = picture * (1 - share) + texture(rng) * share
+        picture = picture * (1 - share) + _texture(rng) * share
     picture += rng.normal(0, NOISE, picture.shape)
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def texture(rng: np.random.Generator) -> np.ndarray:
+def _texture(rng: np.random.Generator) -> np.ndarray:
     """Random picture whose amplitude falls as 1 / frequency, (H, W, 3), 0..255."""
     y = np.fft.fftfreq(HEIGHT)[:, None]
     x = np.fft.rfftfreq(WIDTH)[None]
     frequency = np.maximum(np.hypot(x, y), 1 / WIDTH)
-    layers = rng.normal(size=(2, HEIGHT, WIDTH))
-    spectra = np.fft.rfft2(layers) / frequency
+    spectra = np.fft.rfft2(rng.normal(size=(2, HEIGHT, WIDTH))) / frequency
     light, hue = np.fft.irfft2(spectra, (HEIGHT, WIDTH))
     light, hue = light / light.std(), hue / hue.std()
     color, turn = rng.uniform(40, 215, 3), rng.uniform(-15, 15, 3)

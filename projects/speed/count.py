@@ -1,0 +1,121 @@
+"""Work of a step, counted on tensors without numbers."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
+
+from mcl.datasets import View
+
+from .report import Report
+from .variants import Variant, random_batch
+
+
+class Count(NamedTuple):
+    """Work of a step.
+
+    Attributes:
+        forward: multiply-adds per image of the online network's convolutions and
+            matrix products.
+        target: of the target network's.
+        backward: of the gradients, and of what is computed again for them.
+        norm_passes: exchanges of synchronized batch norm: one for each call of a
+            layer, one more for its gradient.
+        trained: number of weights that get a gradient.
+    """
+
+    forward: float
+    target: float
+    backward: float
+    norm_passes: int
+    trained: int
+
+    @property
+    def total(self) -> float:
+        return self.forward + self.target + self.backward
+
+
+def count_work(variant: Variant, batch: int) -> Count:
+    """Count the work of one step; precision and compilation make no difference."""
+    model = variant.build_model(variant.load())
+    data = random_batch(model, batch, "cpu")
+    views = [View(*map(_without_numbers, view)) for view in data["inputs"]]
+    model.to("meta")
+
+    def multiply_adds(function: Callable[[], Any]) -> float:
+        with FlopCounterMode(display=False) as counter:
+            function()
+        return counter.get_total_flops() / 2 / batch
+
+    def losses() -> torch.Tensor:
+        return model.parse_losses(model.loss(views, data["data_samples"]))[0]
+
+    with (
+        # Autocast does not know the device `meta`, nor does the checkpointing of torch
+        # 2.4, which looks for a module of that name.
+        mock.patch("torch.autocast", lambda *_, **__: nullcontext()),
+        mock.patch.object(torch, "meta", torch.cpu, create=True),
+    ):
+        target = 0.0
+        if hasattr(model, "target"):
+            target = multiply_adds(lambda: list(map(model.embed_targets, views)))
+        with torch.no_grad():
+            forward = multiply_adds(losses)
+        passes = _note_norm_passes(model)
+        whole = multiply_adds(lambda: losses().backward())
+    trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
+    return Count(forward - target, target, whole - forward, sum(passes), trained)
+
+
+def _without_numbers(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor.to("meta") for tensor in tensors]
+
+
+def _note_norm_passes(model: nn.Module) -> list[int]:
+    """A list to which each call of a batch norm appends its exchanges."""
+    found: list[int] = []
+
+    def note(module: nn.Module, _) -> None:
+        if module.training:
+            found.append(2 if torch.is_grad_enabled() else 1)
+
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.register_forward_pre_hook(note)
+    return found
+
+
+def compare_counts(variants: Sequence[Variant], batch: int) -> Report:
+    """Multiply-adds of the variants' steps, which are not computed."""
+    rows, first = [], None
+    for variant in variants:
+        count = count_work(variant, batch)
+        first = first or count
+        parts = {p: getattr(count, p) / 1e9 for p in PARTS}
+        rows.append(
+            dict(
+                name=variant.name,
+                **parts,
+                ratio=first.total / count.total,
+                norm_passes=count.norm_passes,
+                mega_weights=count.trained / 1e6,
+            )
+        )
+    return Report(rows, COLUMNS, NOTE, dict(batch=batch))
+
+
+PARTS = ("forward", "target", "backward", "total")
+COLUMNS = {
+    "name": "",
+    **dict.fromkeys(PARTS, ".3f"),
+    "ratio": ".2f",
+    "norm_passes": "",
+    "mega_weights": ".3f",
+}
+NOTE = """1e9 multiply-adds per image; ratio: first row's total by this one's; norm
+passes: exchanges of synchronized batch norm in a step; mega weights: 1e6 trained"""
