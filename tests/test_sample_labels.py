@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mcl.errors import InputError
-from tools.sample_labels import draw, read_annotations
+from tools.sample_labels import read_annotations, sample
 
 from .conftest import ROOT, run_main, run_tool
 
@@ -38,7 +38,7 @@ def ids(part) -> set:
 
 def test_parts_are_exact_nested_and_whole(ann_file):
     whole = read_annotations(ann_file)
-    parts = [draw(whole, percent, seed=1) for percent in (1, 2, 5, 10, 0.5, 100)]
+    parts = [sample(whole, percent, seed=1) for percent in (1, 2, 5, 10, 0.5, 100)]
     assert [len(part["images"]) for part in parts] == [2, 4, 10, 20, 1, 200]
     for part in parts:
         assert len(ids(part)) == len(part["images"])
@@ -55,10 +55,10 @@ def test_parts_are_exact_nested_and_whole(ann_file):
 
 def test_the_seed_and_the_ids_alone_settle_it(ann_file):
     whole = read_annotations(ann_file)
-    first = ids(draw(whole, 10, seed=1))
-    assert ids(draw(whole, 10, seed=2)) != first
+    first = ids(sample(whole, 10, seed=1))
+    assert ids(sample(whole, 10, seed=2)) != first
     turned = {**whole, "images": whole["images"][::-1]}
-    assert ids(draw(turned, 10, seed=1)) == first
+    assert ids(sample(turned, 10, seed=1)) == first
     # the first of the order, on any machine
     assert sorted(first)[:3] == [24, 102, 120]
 
@@ -66,7 +66,7 @@ def test_the_seed_and_the_ids_alone_settle_it(ann_file):
 @pytest.mark.parametrize("percent", [0, -1, 101, 0.1, float("nan")])
 def test_a_part_that_is_none_is_refused(ann_file, percent):
     with pytest.raises(InputError, match="--percent .*: that is no part of 200 images"):
-        draw(read_annotations(ann_file), percent, seed=1)
+        sample(read_annotations(ann_file), percent, seed=1)
 
 
 def test_other_files_are_refused(ann_file, tmp_path):
@@ -106,7 +106,7 @@ def test_the_tool_writes_a_file_for_each_part(ann_file, tmp_path, capsys):
     assert files == ["instances.seed1@1.json", "instances.seed1@2.5.json"]
     assert "2 images, 4 annotations" in capsys.readouterr().out
     part = read_annotations(tmp_path / "out" / files[1])
-    assert part == draw(read_annotations(ann_file), 2.5, seed=1)
+    assert part == sample(read_annotations(ann_file), 2.5, seed=1)
     # bad input ends it in one sentence
     done = run_tool(*args, "--percent", 1, 200, check=False)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1

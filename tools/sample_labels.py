@@ -1,12 +1,12 @@
-"""Draw a few per cent of the labeled images of a COCO-format file.
+"""Sample a few per cent of the labeled images of a COCO-format file.
 
     python tools/sample_labels.py ANN OUT_DIR --percent 1 2 5 10 --seed 1
 
 writes OUT_DIR/<name of ANN>.seed1@1.json and so on, each with all fields of ANN. The
-images are put in an order that the seed and their ids settle, and the first of them
-are taken: none twice, 1 % is a part of 2 %, and the same images come out on any
-machine. MMDetection's tools/misc/split_coco.py draws with replacement and drops the
-repeated ones, so its 10 % are about 100 % x (1 - exp(-0.1)) = 9.5 % of the images.
+seed and the images' ids give an order, whose first images are taken: none twice, 1 %
+is a part of 2 %, and any machine takes the same. MMDetection's
+tools/misc/split_coco.py samples with replacement and drops repeated images: its 10 %
+are about 100 % x (1 - exp(-0.1)) = 9.5 % of the images.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def read_annotations(path: Path) -> dict:
     return content
 
 
-def draw(content: dict, percent: float, seed: int) -> dict:
+def sample(content: dict, percent: float, seed: int) -> dict:
     """``content`` with ``percent`` % of its images and what is annotated on them.
 
     Raises:
@@ -60,11 +60,11 @@ def draw(content: dict, percent: float, seed: int) -> dict:
             f"--percent {percent:g}: that is no part of {len(ids)} images; give more "
             "than 0 and at most 100, and enough for one image"
         )
-    drawn = set(sorted(ids, key=lambda image: _place(image, seed))[:number])
+    chosen = set(sorted(ids, key=lambda image: _place(image, seed))[:number])
     return {
         **content,
-        "images": [i for i in content["images"] if i["id"] in drawn],
-        "annotations": [a for a in content["annotations"] if a["image_id"] in drawn],
+        "images": [i for i in content["images"] if i["id"] in chosen],
+        "annotations": [a for a in content["annotations"] if a["image_id"] in chosen],
     }
 
 
@@ -84,8 +84,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="which images")
     args = parser.parse_args()
     content = read_annotations(args.annotations)
-    drawn = {percent: draw(content, percent, args.seed) for percent in args.percent}
-    for percent, part in drawn.items():
+    parts = {percent: sample(content, percent, args.seed) for percent in args.percent}
+    for percent, part in parts.items():
         name = f"{args.annotations.stem}.seed{args.seed}@{percent:g}.json"
         try:
             args.out_dir.mkdir(parents=True, exist_ok=True)
