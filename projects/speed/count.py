@@ -1,8 +1,9 @@
 """Work of a step, counted on tensors without numbers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 from unittest import mock
 
 import torch
@@ -23,7 +24,8 @@ class Count(NamedTuple):
         forward: multiply-adds per image of the online network's convolutions and
             matrix products.
         target: of the target network's.
-        backward: of the gradients, and of what is computed again for them.
+        backward: of the gradients, and of what is computed again for them. With
+            ``early_backward`` that of view 1 is in ``forward``.
         norm_passes: exchanges of synchronized batch norm: one for each call of a
             layer, one more for its gradient.
         trained: number of weights that get a gradient.
@@ -47,29 +49,26 @@ def count_work(variant: Variant, batch: int) -> Count:
     views = [View(*map(_without_numbers, view)) for view in data["inputs"]]
     model.to("meta")
 
-    def multiply_adds(function: Callable[[], Any]) -> float:
-        with FlopCounterMode(display=False) as counter:
-            function()
-        return counter.get_total_flops() / 2 / batch
-
-    def losses() -> torch.Tensor:
-        return model.parse_losses(model.loss(views, data["data_samples"]))[0]
-
+    targets = getattr(model, "embed_targets", lambda view: None)
     with (
         # Autocast does not know the device `meta`, nor does the checkpointing of torch
         # 2.4, which looks for a module of that name.
         mock.patch("torch.autocast", lambda *_, **__: nullcontext()),
         mock.patch.object(torch, "meta", torch.cpu, create=True),
+        FlopCounterMode(display=False) as counter,
     ):
-        target = 0.0
-        if hasattr(model, "target"):
-            target = multiply_adds(lambda: list(map(model.embed_targets, views)))
-        with torch.no_grad():
-            forward = multiply_adds(losses)
+        flops = [counter.get_total_flops()]
+        for view in views:
+            targets(view)
+        flops.append(counter.get_total_flops())
         passes = _note_norm_passes(model)
-        whole = multiply_adds(lambda: losses().backward())
+        loss, _ = model.parse_losses(model.loss(views, data["data_samples"]))
+        flops.append(counter.get_total_flops())
+        loss.backward()
+        flops.append(counter.get_total_flops())
+    target, forward, backward = ((b - a) / 2 / batch for a, b in pairwise(flops))
     trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
-    return Count(forward - target, target, whole - forward, sum(passes), trained)
+    return Count(forward - target, target, backward, sum(passes), trained)
 
 
 def _without_numbers(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

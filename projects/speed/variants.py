@@ -70,15 +70,16 @@ class Variant:
     def _check_options(self, cfg: Config) -> None:
         """A misspelled option would be measured as if it were the option."""
         for key in self.options:
-            node = cfg
-            # What is below a `type` its class checks when it is built.
+            node = cfg.to_dict()
             for part in key.split("."):
-                if isinstance(node, dict) and "type" not in node and part not in node:
+                if not isinstance(node, dict) or "type" in node:
+                    break  # what is below a type its class checks when it is built
+                if part not in node:
                     raise InputError(
                         f"variant {self.name}: {key}: the config has no {part!r} "
                         "there; check the spelling"
                     )
-                node = node.get(part) if isinstance(node, dict) else None
+                node = node[part]
 
     def build_model(self, cfg: Config) -> nn.Module:
         """The model of :meth:`load`, on the CPU, in training mode.
