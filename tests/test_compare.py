@@ -1,7 +1,6 @@
 """tools/compare.py on logs that MMEngine's Runner wrote."""
 
 import csv
-import importlib.util
 import json
 import shutil
 import uuid
@@ -16,13 +15,10 @@ from PIL import Image
 from torch import nn
 
 from mcl.errors import InputError
-from mcl.run_logs import find_epoch_length, merge, parts, place, read_run
+from tools import compare
+from tools.compare import find_epoch_length, merge, parts, place, read_run
 
-from .conftest import ROOT, run_tool
-
-spec = importlib.util.spec_from_file_location("compare", ROOT / "tools/compare.py")
-compare = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(compare)
+from .conftest import run_tool
 
 ITERATIONS = dict(type="IterBasedTrainLoop", max_iters=12, val_interval=4)
 EPOCHS = dict(type="EpochBasedTrainLoop", max_epochs=3)
@@ -131,8 +127,8 @@ def copy_of(run, tmp_path, edit=lambda lines: lines):
 
 
 def steps_of(path):
-    log = read_run("a", path).log
-    return log.unit, {s: row["coco/bbox_mAP"] for s, row in log.evaluations.items()}
+    run = read_run("a", path)
+    return run.unit, {s: row["coco/bbox_mAP"] for s, row in run.evaluations.items()}
 
 
 @pytest.fixture
@@ -285,8 +281,8 @@ def test_steps_of_an_epoch_based_loop(runs, tmp_path):
     unit, steps = steps_of(runs["epochs"])
     assert (unit, list(steps)) == ("epoch", [1, 2, 3])
     (run,) = compare.read_runs([str(runs["epochs"])])
-    assert run.log.unit == "iteration"
-    assert list(run.log.evaluations) == [EPOCH, 2 * EPOCH, 3 * EPOCH]
+    assert run.unit == "iteration"
+    assert list(run.evaluations) == [EPOCH, 2 * EPOCH, 3 * EPOCH]
     other = train(tmp_path / "a", [coco(0.2), coco(0.3), coco(0.4)], EPOCHS)
     assert list(steps_of(other)[1]) == [EPOCH, 2 * EPOCH, 3 * EPOCH]
 
@@ -327,7 +323,7 @@ def test_a_run_with_both_units_is_converted_or_refused(tmp_path):
     assert steps_of(tmp_path / "good") == ("iteration", {14: 0.1, 21: 0.2})
     write_log(tmp_path / "bad/20240101_000000", epochs[2:])
     write_log(tmp_path / "bad/20240102_000000", iterations)
-    with pytest.raises(InputError, match="run a: the logs of .* one of the JSON logs"):
+    with pytest.raises(InputError, match="run a: some logs of .* one of the JSON logs"):
         steps_of(tmp_path / "bad")
 
 
@@ -363,8 +359,8 @@ def test_a_run_started_anew_replaces_all():
         {"coco/bbox_mAP": 0.2, "step": 8},
     ]
     new = [trained, {"coco/bbox_mAP": 0.3, "step": 4}]
-    log, _ = merge("a", [place("a", rows)[0] for rows in (old, new)])
-    assert log.evaluations == {4: {"coco/bbox_mAP": 0.3}}
+    run = merge([place("a", rows) for rows in (old, new)])
+    assert run.evaluations == {4: {"coco/bbox_mAP": 0.3}}
 
 
 def test_a_restart_without_evaluation_replaces_nothing(runs, tmp_path):
@@ -384,8 +380,7 @@ def test_a_log_itself_is_a_run_called_like_its_folder(runs, tool, tmp_path):
 
 
 def test_percentages_stay_as_they_are():
-    run = place("a", [{"coco/bbox_mAP": 42.5, "coco/bbox_mAP_s": 0.5, "step": 4}])[0]
-    run = compare.Run("a", run, None, [])
+    run = place("a", [{"coco/bbox_mAP": 42.5, "coco/bbox_mAP_s": 0.5, "step": 4}])
     assert run.last(("coco", "bbox"), "AP") == 42.5
     assert run.last(("coco", "bbox"), "APs") == 0.5
 
@@ -409,16 +404,16 @@ def test_a_last_line_cut_short_is_left_out(runs, tool, tmp_path):
 def test_a_broken_line_is_named(runs, tool, tmp_path):
     copy = copy_of(runs["mcl"], tmp_path, lambda lines: [lines[0], '{"a', *lines[1:]])
     error = fails(tool, copy)
-    assert "run mcl: line 2 of" in error and "remove that line" in error
+    assert "run mcl: line 2 of" in error and "remove it" in error
 
 
 def test_errors_about_paths_and_names(runs, tool, tmp_path):
     error = fails(tool, f"lost={tmp_path / 'none'}")
-    assert "run lost:" in error and "none does not exist" in error
+    assert "run lost:" in error and "none is no log" in error
     (tmp_path / "empty").mkdir()
     assert "run empty:" in fails(tool, tmp_path / "empty")
     assert "vis_data/*.json" in fails(tool, tmp_path / "empty")
-    assert "have the same name; give NAME=RUN" in fails(tool, *[runs["mcl"]] * 2)
+    assert "have one name; give NAME=RUN" in fails(tool, *[runs["mcl"]] * 2)
     assert "give RUN or NAME=RUN" in fails(tool, "=x")
 
 
@@ -444,7 +439,7 @@ def test_errors_about_metrics(runs, tool, tmp_path):
     row = {"lvis/bbox_AP": 0.1, "step": 4}
     other = copy_of(runs["random"], tmp_path, lambda _: [json.dumps(row)])
     error = fails(tool, runs["mcl"], other)
-    assert "share no metric: mcl has coco/bbox_mAP" in error
+    assert "no metric in common: mcl has coco/bbox_mAP" in error
     assert "random has lvis/bbox_AP;" in error
 
 
