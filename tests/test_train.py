@@ -5,8 +5,9 @@ import argparse
 import pytest
 import torch
 
+from tools.train import load_config
+
 from .conftest import PRETRAINING, SHRINK, TINY, options, run_tool
-from .test_benchmark import load
 
 
 def train(config, work_dir, images, *args, **overrides):
@@ -41,7 +42,7 @@ def test_what_is_resumed_is_not_what_the_run_started_from(resume, source):
         amp=False,
         launcher="none",
     )
-    cfg = load("train").load_config(args)
+    cfg = load_config(args)
     assert cfg.resume and cfg.load_from == source
 
 
