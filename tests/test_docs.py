@@ -39,7 +39,8 @@ def commands(text: str) -> list[list[str]]:
 def script_of(words: list[str]) -> Path | None:
     """The file of this repository that a command runs."""
     if words[1:2] == ["-m"]:
-        if not words[2].startswith(("projects", "mmcv_ops_fallback")):
+        ours = words[2].startswith(("projects", "mmcv_ops_fallback"))
+        if not ours or "NAME" in words[2]:
             return None
         path = ROOT / words[2].replace(".", "/")
         return path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
