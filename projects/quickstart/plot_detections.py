@@ -15,17 +15,13 @@ from skimage.io import imread
 
 SIDE = 3.0  # inches of a picture
 OPACITY = 0.45  # of a mask
+LEAST_SCORE = 0.3  # of a detection that is shown
 # Color-blind friendly, and bright enough for black text.
 COLORS = "#e69f00 #56b4e9 #00be8c #f0e442 #7896ff #ff783c #e68cbe #c8c8c8".split()
 
 
 def plot_detections(
-    images: Path,
-    ann_file: Path,
-    results: dict[str, Path],
-    out: Path,
-    count: int = 6,
-    score_thr: float = 0.3,
+    images: Path, ann_file: Path, results: dict[str, Path], out: Path, count: int = 6
 ) -> None:
     """Write a PNG: a row for each picture, the ground truth and a column per result.
 
@@ -36,14 +32,13 @@ def plot_detections(
             writes with ``outfile_prefix=PREFIX``.
         out: file to write.
         count: pictures, those of the lowest ids.
-        score_thr: lowest score of a detection that is shown, 0 to 1.
     """
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(ann_file))
     columns = {"ground truth": list(truth.anns.values())}
     for title, file in results.items():
         found = json.loads(Path(file).read_text())
-        columns[title] = [row for row in found if row["score"] >= score_thr]
+        columns[title] = [row for row in found if row["score"] >= LEAST_SCORE]
     keys = sorted(truth.imgs)[:count]
     size = SIDE * len(columns), SIDE * len(keys)
     figure = Figure(figsize=size, layout="compressed")
