@@ -98,8 +98,10 @@ def test_two_processes_equal_one_of_the_whole_batch(tmp_path, head):
         assert mean.item() == pytest.approx(losses[name].item(), rel=1e-5), name
     for name, weight in model.named_parameters():
         if weight.requires_grad:
+            # Of gradients of some hundreds an element near 0 is rounding noise.
+            noise = 1e-6 * max(1.0, weight.grad.abs().max().item())
             torch.testing.assert_close(
-                parts[0][1][name], weight.grad, rtol=1e-3, atol=1e-6, msg=name
+                parts[0][1][name], weight.grad, rtol=1e-3, atol=noise, msg=name
             )
 
     state = model.state_dict()

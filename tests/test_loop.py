@@ -24,7 +24,10 @@ OPEN = [
 
 
 def run(folder, work_dir, **overrides) -> Runner:
-    cfg = shrunk_config(folder, **overrides)
+    return start(shrunk_config(folder, **overrides), work_dir)
+
+
+def start(cfg: Config, work_dir) -> Runner:
     adapt_to_cpu(cfg)
     cfg.work_dir = cfg.visualizer.name = cfg.experiment_name = str(work_dir)
     runner = Runner.from_cfg(cfg)
@@ -175,3 +178,25 @@ def test_defaults_and_the_preprocessor_alone():
     montage = build_preprocessor(cfg).montage
     assert (montage.size, montage.ratios) == (64, (1, 2, 4, 8))
     assert isinstance(shrunk_model(ratios=None), MCL)
+
+
+def test_an_older_config_trains_the_same(image_folder, tmp_path):
+    """Every number in each place, the host's loop, ends given, British spelling."""
+    length = {"train_cfg.max_iters": 4}
+    new = run(image_folder, tmp_path / "new", **length)
+    ratios = dict(ratios=(1, 2, 4, 8))
+    cfg = shrunk_config(image_folder, **length)
+    cfg.model.update(size=None, ratios=None)
+    cfg.model.data_preprocessor.montage.update(size=32, **ratios)
+    cfg.model.neck.update(ratios)
+    cfg.model.head.update(ratios)
+    cfg.train_dataloader.sampler.batch_size = 8
+    views = cfg.train_dataloader.dataset.dataset.pipeline[1]
+    views["colours_on"] = views.pop("colors_on")
+    cfg.param_scheduler[0].update(begin=0, end=51)
+    cfg.param_scheduler[1].update(begin=0, end=4, T_max=4)
+    cfg.default_hooks.param_scheduler = dict(type="OptimStepParamSchedulerHook")
+    cfg.train_cfg = dict(type="IterBasedTrainLoop", max_iters=4)
+    old = start(cfg, tmp_path / "old")
+    for name, weight in new.model.state_dict().items():
+        assert torch.equal(weight, old.model.state_dict()[name]), name

@@ -162,6 +162,7 @@ def test_classes_are_learned_and_evaluated(data, tmp_path, projector):
     cfg = small_config(
         data,
         **{
+            "train_cfg.max_epochs": None,
             "train_cfg.max_iters": 120,
             "train_cfg.val_interval": 120,
             "model.size": 64,

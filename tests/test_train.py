@@ -1,12 +1,15 @@
 """tools/train.py with its flags, on the shipped configs made small."""
 
 import argparse
+from pathlib import Path
 
+import mmpretrain
 import pytest
 import torch
 
+from tools.train import load_config
+
 from .conftest import PRETRAINING, SHRINK, TINY, options, run_tool
-from .test_benchmark import load
 
 
 def train(config, work_dir, images, *args, **overrides):
@@ -41,7 +44,7 @@ def test_what_is_resumed_is_not_what_the_run_started_from(resume, source):
         amp=False,
         launcher="none",
     )
-    cfg = load("train").load_config(args)
+    cfg = load_config(args)
     assert cfg.resume and cfg.load_from == source
 
 
@@ -84,3 +87,24 @@ def test_auto_scale_lr_counts_the_images_of_an_iteration(tmp_path, image_folder)
     # 8 images against 64 in the config
     initial = scaled["optimizer"]["param_groups"][0]["initial_lr"]
     assert initial == pytest.approx(1e-3 * 8 / 64)
+
+
+@pytest.mark.hosts
+def test_mmpretrains_own_train_script(tmp_path, image_folder):
+    """Epochs, batch size and schedule do not need our script; 3 iterations an epoch."""
+    overrides = {
+        **SHRINK,
+        "train_dataloader.dataset.dataset.data_root": image_folder,
+        "train_cfg.max_iters": None,
+        "train_cfg.max_epochs": 2,
+        "default_hooks.logger.interval": 1,
+        "env_cfg.dist_cfg.backend": "gloo",
+    }
+    stock = Path(mmpretrain.__file__).parent / ".mim/tools/train.py"
+    words = [stock, TINY, "--work-dir", tmp_path, "--cfg-options", *options(overrides)]
+    done = run_tool("-m", "mmcv_ops_fallback", *words)
+    assert "Iter(train) [6/6]" in done.stdout + done.stderr
+    checkpoint = torch.load(tmp_path / "iter_6.pth", weights_only=False)
+    assert checkpoint["state_dict"]["target.step"] == 6
+    (_, cosine) = checkpoint["param_schedulers"]
+    assert cosine["T_max"] == cosine["end"] == 6

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set everything up, then pre-train, export and fine-tune on this machine.
-# Usage: bash tools/quickstart.sh [--cutouts DIR]; see tools/quickstart.py
+# Usage: bash tools/quickstart.sh [--cutouts DIR]; see projects/quickstart/README.md
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-source "$here/setup_env.sh" --host default
-exec python "$here/quickstart.py" "$@"
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$root/tools/setup_env.sh" --host default
+PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" exec python -m projects.quickstart "$@"

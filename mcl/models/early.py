@@ -3,7 +3,7 @@
 The recipe of 8 x 512 images needs it; ``configs/mcl/README.md`` says when to take it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,27 +42,14 @@ def _autocast_dtype(device: str) -> torch.dtype | None:
     return torch.get_autocast_dtype(device)
 
 
-def check_checkpoints(model: nn.Module) -> None:
-    """See that no module computes its activations again.
-
-    Raises:
-        InputError: when one has ``with_cp``.
-    """
-    if any(getattr(m, "with_cp", False) for m in model.modules()):
-        raise InputError(
-            "early_backward=True and backbone.with_cp=True: the hosts' activation "
-            "checkpoints cannot be differentiated early; choose one of them"
-        )
-
-
 def differentiate_early(
-    losses: dict[str, Tensor], weights: Iterable[Tensor]
+    losses: dict[str, Tensor], model: nn.Module
 ) -> dict[str, Tensor]:
     """Compute the losses' gradient now; free what it needed.
 
     Args:
         losses: those named ``loss*`` are differentiated, summed as the host will.
-        weights: what the gradient is taken of, where they are trained.
+        model: the gradient is that of its trained weights.
 
     Returns:
         ``losses`` of the same values. The first one carries the gradient of their
@@ -71,7 +58,7 @@ def differentiate_early(
 
     Raises:
         InputError: under autocast to float16, whose small gradients need the loss
-            scale.
+            scale, or when a module of the model checkpoints activations.
     """
     if not torch.is_grad_enabled():
         return losses
@@ -81,7 +68,12 @@ def differentiate_early(
             "train in bfloat16 (optim_wrapper.type='BFloat16OptimWrapper') or switch "
             "it off"
         )
-    weights = [weight for weight in weights if weight.requires_grad]
+    if any(getattr(module, "with_cp", False) for module in model.modules()):
+        raise InputError(
+            "early_backward=True and backbone.with_cp=True: the hosts' activation "
+            "checkpoints cannot be differentiated early; choose one of them"
+        )
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
     names = [name for name in losses if name.startswith("loss")]
     total = sum(losses[name] for name in names)
     # A backward pass runs outside autocast, as the host's does.

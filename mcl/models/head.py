@@ -37,8 +37,8 @@ PREDICTOR = dict(
 class MCLHead(BaseModule):
     """One predictor per level, and the loss against the target network's embeddings.
 
-    Every tile of view 1 is matched to targets of its image in view 2, and the
-    reverse (paper, section 3, and its figure of assignments).
+    Every tile of view 1 is matched with targets of its image in view 2, and the
+    reverse (paper, section 3; the assignments are those of its figure).
 
     Args:
         ratios: tiles along a canvas side, per level.
@@ -52,8 +52,8 @@ class MCLHead(BaseModule):
             read; 0 for none.
 
     Attributes:
-        monitored: whether :meth:`loss` also says how far embeddings are spread;
-            :class:`~mcl.engine.EmbeddingMonitorHook` switches it on for an iteration.
+        monitored: whether :meth:`loss` also reports how far embeddings are spread.
+            :class:`~mcl.engine.EmbeddingMonitorHook` sets it for some iterations.
 
     Raises:
         InputError: for an option that does not exist, or when the loss has not one
@@ -122,12 +122,12 @@ class MCLHead(BaseModule):
             targets: the other view's, of :meth:`gather_targets`.
 
         Returns:
-            For each level ``loss_p5`` (weighted), and the means over the matched
-            levels of ``ce_p5`` (before weights), ``top1_p5``,
-            ``positive_cosine_p5`` and ``negative_cosine_p5``. ``chance``, which
-            ``ce_p5`` is without any learning: ln(number of targets). With
-            ``monitored`` also those of :func:`~mcl.models.spread.spread_metrics`, and
-            of the targets.
+            For each level the weighted ``loss_p5``, and metrics without gradient:
+            ``ce_p5`` (the cross-entropy before weights), ``top1_p5``,
+            ``positive_cosine_p5``, ``negative_cosine_p5``, each a mean over the
+            matched levels. ``chance`` is the cross-entropy of guessing, ln(number of
+            targets). ``monitored`` adds :func:`~mcl.models.spread.spread_metrics` of
+            embeddings and targets.
         """
         metrics = self._spreads(embeddings, targets) if self.monitored else {}
         first_target = get_rank() * len(image_index[0])  # level 0: each image once
@@ -135,11 +135,9 @@ class MCLHead(BaseModule):
             targets = self.queue.behind(targets)
         losses = {}
         for level, name in enumerate(self.level_names):
-            online = normalize(self.predictors[level]((embeddings[level],))[0])
+            predicted = self.predictors[level]((embeddings[level],))[0]  # (N_l, D)
             labels = image_index[level] + first_target  # (N_l,)
-            loss, terms = self._level_loss(level, online, labels, targets)
-            values = torch.stack([torch.stack(term) for term in terms]).mean(dim=0)
-            term = ContrastiveTerm(*values.detach())
+            loss, term = self._level_loss(level, normalize(predicted), labels, targets)
             losses[f"loss_{name}"] = loss
             losses[f"ce_{name}"] = term.cross_entropy
             losses[f"top1_{name}"] = term.top1
@@ -147,18 +145,10 @@ class MCLHead(BaseModule):
             losses[f"negative_cosine_{name}"] = term.negative
         return {**losses, "chance": targets.chance(), **metrics}
 
-    def _spreads(
-        self, embeddings: Sequence[Tensor], targets: Targets
-    ) -> dict[str, Tensor]:
-        online = dict(zip(self.level_names, embeddings, strict=True))
-        read = [self.level_names[level] for level in self.target_levels]
-        of_targets = dict(zip(read, targets.rows(), strict=True))
-        return {**spread_metrics(online), **spread_metrics(of_targets, "target_")}
-
     def _level_loss(
         self, level: int, online: Tensor, labels: Tensor, targets: Targets
-    ) -> tuple[Tensor, list[ContrastiveTerm]]:
-        """The loss over all levels that ``level`` is matched with, and their terms."""
+    ) -> tuple[Tensor, ContrastiveTerm]:
+        """Loss of a level over all levels it is matched with; means of their terms."""
         losses, terms = [], []
         for matched in self.matched[level]:
             k = self.target_levels.index(matched)
@@ -167,6 +157,15 @@ class MCLHead(BaseModule):
                 level, online, targets.embeddings[k], labels, valid
             )
             losses.append(loss)
-            terms.append(term)
-        total = torch.stack(losses).sum()
-        return total / len(losses) if self.reduction == "mean" else total, terms
+            terms.append(torch.stack(term).detach())
+        total = torch.stack(losses)  # (matched levels,)
+        total = total.mean() if self.reduction == "mean" else total.sum()
+        return total, ContrastiveTerm(*torch.stack(terms).mean(dim=0))
+
+    def _spreads(
+        self, embeddings: Sequence[Tensor], targets: Targets
+    ) -> dict[str, Tensor]:
+        online = dict(zip(self.level_names, embeddings, strict=True))
+        read = [self.level_names[level] for level in self.target_levels]
+        of_targets = dict(zip(read, targets.rows(), strict=True))
+        return {**spread_metrics(online), **spread_metrics(of_targets, "target_")}

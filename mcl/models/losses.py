@@ -50,19 +50,17 @@ def contrastive_cross_entropy(
             negatives, and tiles matched with one are left out of every mean.
     """
     with torch.autocast(online.device.type, enabled=False):
-        cosines = online @ targets.t()  # (N, M)
-        if valid is None:
-            losses = F.cross_entropy(cosines / temperature, labels, reduction="none")
-            kept = torch.ones_like(losses)  # (N,)
-        else:
-            kept = valid[labels].to(cosines.dtype)
-            logits = cosines.masked_fill(~valid, -torch.inf) / temperature
-            losses = F.cross_entropy(
-                logits, labels.masked_fill(kept == 0, -100), reduction="none"
-            )  # (N,), 0 where the target does not exist
-        share = kept / kept.sum().clamp(min=1)
-        metrics = _match_metrics(cosines.detach(), labels, valid, share)
-        return ContrastiveTerm(losses @ share, *metrics)
+        logits = online @ (targets / temperature).t()  # (N, M)
+        cosines, kept = logits.detach() * temperature, labels
+        if valid is not None:
+            logits = logits.masked_fill(~valid, -torch.inf)
+            kept = labels.masked_fill(~valid[labels], -100)  # ignored by the host
+        losses = F.cross_entropy(logits, kept, reduction="none")  # (N,)
+        share = (kept >= 0).to(losses.dtype)
+        share = share / share.sum().clamp(min=1)  # (N,), of the tiles that count
+        return ContrastiveTerm(
+            losses @ share, *_match_metrics(cosines, labels, valid, share)
+        )
 
 
 def _match_metrics(

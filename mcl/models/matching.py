@@ -13,7 +13,7 @@ from .losses import normalize
 
 # The paper's figure: (a), (b), (c), (d). Its results use (a).
 ASSIGNMENTS = ("image", "same", "neighbors", "all")
-# As configs before 0.2 spell it.
+# As older configs spell it.
 OLD_NAMES = {"neighbours": "neighbors"}
 
 

@@ -9,7 +9,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from ..datasets.montage import View
-from .early import check_checkpoints, differentiate_early
+from .early import differentiate_early
 from .matching import Targets
 from .neck import embed_canvases
 from .parts import share_levels
@@ -34,8 +34,8 @@ class MCL(BaseSelfSupervisor):
         base_momentum: see :class:`TargetNetwork`.
         channels_last: whether weights and maps lie channel after channel of a pixel,
             which convolutions in bfloat16 and float16, and those of CPUs, prefer.
-        early_backward: whether only one view's activations are held at a time, see
-            :mod:`mcl.models.early`. Not with float16, nor with ``backbone.with_cp``.
+        early_backward: whether the activations of one view only are held at a time,
+            see :mod:`mcl.models.early`. Not with float16, nor ``backbone.with_cp``.
         **kwargs: passed to MMPretrain's ``BaseSelfSupervisor``.
 
     Raises:
@@ -59,8 +59,6 @@ class MCL(BaseSelfSupervisor):
         super().__init__(backbone=backbone, **parts, **kwargs)
         self.target = TargetNetwork(self.backbone, self.neck, base_momentum)
         self.early_backward = early_backward
-        if early_backward:
-            check_checkpoints(self)
         if channels_last:
             self.to(memory_format=torch.channels_last)
 
@@ -82,7 +80,7 @@ class MCL(BaseSelfSupervisor):
         online_1 = self.embed(view_1)  # per level (N_l, D)
         loss_1 = self.head.loss(online_1, view_1.image_index, target_2)  # scalars
         if self.early_backward:
-            loss_1 = differentiate_early(loss_1, self.parameters())
+            loss_1 = differentiate_early(loss_1, self)
         online_2 = self.embed(view_2)  # per level (N_l, D)
         loss_2 = self.head.loss(online_2, view_2.image_index, target_1)  # scalars
         self.head.remember(target_1, target_2)

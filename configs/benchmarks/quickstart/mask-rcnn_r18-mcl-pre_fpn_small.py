@@ -1,4 +1,4 @@
-# From what mcl_resnet18-fpn_1xb64-cpu-coslr_folder.py pre-trained; else its twin.
+# From what mcl_resnet18-fpn_quickstart.py pre-trained; else its twin.
 _base_ = "mask-rcnn_r18-random_fpn_small.py"
 
 load_from = "work_dirs/quickstart/mcl_mask-rcnn.pth"

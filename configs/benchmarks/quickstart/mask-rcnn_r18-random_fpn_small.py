@@ -1,5 +1,6 @@
 # A Mask R-CNN of half width on small scenes of one class, for a CPU: the detector
-# of the quickstart. `data_root` is a folder that tools/scenes/make_scenes.py wrote.
+# of the quickstart. `data_root` is a folder that projects/quickstart/make_scenes.py
+# wrote.
 _base_ = [
     "../../_base_/benchmarks/models/mask-rcnn_r50_fpn-4conv1fc.py",
     "../../_base_/benchmarks/datasets/coco_instance.py",

@@ -1,7 +1,7 @@
-"""Drawing code for the twelve object classes of ``cutouts.py``.
+"""Drawing code for twelve classes of objects.
 
-Every ``draw_*`` function is one class; its random draws set shape, colors,
-pattern and outline, so that two objects of a class differ widely.
+Every ``draw_*`` function is one class. Shape, colors, pattern and outline are sampled,
+so two objects of a class differ widely.
 """
 
 import cv2
@@ -124,20 +124,18 @@ class Pen:
 
     def lift(self, rng):
         """The finished cut-out: shaded, averaged down and cropped (RGBA)."""
-        size, area = (SIDE, SIDE), cv2.INTER_AREA
-        alpha = cv2.resize(self.alpha, size, interpolation=area)
-        inside = cv2.resize(
-            (self.alpha > 0).astype(np.float32), size, interpolation=area
-        )
+        painted = self.alpha > 0
+        inside = shrink(painted.astype(np.float32))
         # Averaging mixes in the empty canvas: divide it out again at the edge.
-        color = (
-            cv2.resize(
-                self.color * (self.alpha > 0)[..., None], size, interpolation=area
-            )
-            / np.maximum(inside, 1e-3)[..., None]
-        )
+        color = shrink(self.color * painted[..., None])
+        color = color / np.maximum(inside, 1e-3)[..., None]
         shaded = np.clip(color * shading(rng, inside)[..., None], 0, 255)
-        return trim(np.dstack([shaded, alpha]).astype(np.uint8))
+        return trim(np.dstack([shaded, shrink(self.alpha)]).astype(np.uint8))
+
+
+def shrink(sheet):
+    """Average a sheet of the canvas down to SIDE x SIDE."""
+    return cv2.resize(sheet, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
 
 
 def shading(rng, inside):
@@ -165,8 +163,7 @@ def draw_arrow(pen, rng):
     head = [(neck + sweep, 0.5 - wing), (0, 0.5), (neck + sweep, 0.5 + wing)]
     above, below = [(neck, 0.5 - half)], [(neck, 0.5 + half)]
     if rng.random() < 0.3:
-        other = [(1 - x, y) for x, y in below + head[::-1] + above]
-        tail = other
+        tail = [(1 - x, y) for x, y in below + head[::-1] + above]
     else:
         tail = [(1, 0.5 + half), (rng.uniform(0.88, 1), 0.5), (1, 0.5 - half)]
     pen.fill(above + head + below + tail, pick_paint(rng))
@@ -204,26 +201,16 @@ def draw_car(pen, rng):
     front, back = rng.uniform(0.12, 0.3), rng.uniform(0.75, 0.97)
     roof, belt = rng.uniform(0.2, 0.32), rng.uniform(0.44, 0.5)
     lean, paint = rng.uniform(0.05, 0.14), pick_paint(rng)
-    cabin = np.array(
-        [(front, belt), (front + lean, roof), (back - lean / 2, roof), (back, belt)]
-    )
+    top = [(front + lean, roof), (back - lean / 2, roof)]
+    cabin = np.array([(front, belt), *top, (back, belt)])
     pen.fill(cabin, paint)
     glass = pick_color(rng, (85, 115), (150, 255))
     middle = cabin.mean(0)
     pen.fill((cabin - middle) * (0.82, 0.65) + middle, glass)
     pen.stroke([(middle[0], roof), (middle[0], belt)], 0.035, paint)
     nose = rng.uniform(0, 0.08)
-    pen.fill(
-        [
-            (0, belt + nose),
-            (0.06, belt),
-            (0.96, belt),
-            (1, belt + 0.06),
-            (0.99, 0.7),
-            (0.01, 0.7),
-        ],
-        paint,
-    )
+    hood = [(0, belt + nose), (0.06, belt), (0.96, belt), (1, belt + 0.06)]
+    pen.fill([*hood, (0.99, 0.7), (0.01, 0.7)], paint)
     size, gap = rng.uniform(0.09, 0.13), rng.uniform(0.18, 0.24)
     rubber, hub = pick_color(rng, value=(15, 60)), pick_color(rng, value=(150, 255))
     for x in (gap, 1 - gap):
@@ -278,15 +265,8 @@ def draw_house(pen, rng):
         x = rng.uniform(0.6, 0.7)
         pen.fill(box(x, 0.02, x + 0.12, eaves), pick_color(rng))
     pen.fill(box(left, eaves, 1 - left, 1), walls)
-    pen.fill(
-        [
-            (left - over, eaves),
-            (0.5 - ridge, 0.05),
-            (0.5 + ridge, 0.05),
-            (1 - left + over, eaves),
-        ],
-        roof,
-    )
+    gable = [(0.5 - ridge, 0.05), (0.5 + ridge, 0.05)]
+    pen.fill([(left - over, eaves), *gable, (1 - left + over, eaves)], roof)
     glass = pick_color(rng, (20, 110), (170, 255))
     count = int(rng.integers(2, 4))
     slots = np.linspace(left + 0.05, 0.95 - left, count + 1)
@@ -350,18 +330,13 @@ def draw_tree(pen, rng):
         layers, wide = int(rng.integers(2, 5)), rng.uniform(0.28, 0.42)
         for k in range(layers, 0, -1):
             bottom, half = 0.25 + 0.6 * k / layers, wide * (0.5 + 0.5 * k / layers)
-            peak = bottom - rng.uniform(0.3, 0.4)
-            pen.fill(
-                [(0.5 - half, bottom), (0.5, max(peak, 0)), (0.5 + half, bottom)], leaf
-            )
+            peak = (0.5, max(bottom - rng.uniform(0.3, 0.4), 0))
+            pen.fill([(0.5 - half, bottom), peak, (0.5 + half, bottom)], leaf)
         return
     wide, tall = rng.uniform(0.18, 0.3), rng.uniform(0.15, 0.25)
     pen.outline = 0
-    for turn in np.arange(7) * 360 / 7 + rng.uniform(0, 50):
-        x, y = (
-            0.5 + wide * np.cos(np.radians(turn)),
-            0.36 + tall * np.sin(np.radians(turn)),
-        )
+    for turn in np.radians(np.arange(7) * 360 / 7 + rng.uniform(0, 50)):
+        x, y = 0.5 + wide * np.cos(turn), 0.36 + tall * np.sin(turn)
         size = rng.uniform(0.12, 0.2)
         pen.fill(ellipse(x, y, size, size), leaf)
     pen.fill(ellipse(0.5, 0.36, wide, tall), leaf)
@@ -378,9 +353,8 @@ def draw_umbrella(pen, rng):
     edges = np.linspace(-1, 1, count + 1)
     for k, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
         ribs = [ellipse(0.5, hem, 0.5 * edge, tall, -90, 0) for edge in (start, stop)]
-        scallop = ellipse(
-            0.5 + (start + stop) / 4, hem, (stop - start) / 4, 0.05, 0, -180
-        )
+        middle, half = 0.5 + (start + stop) / 4, (stop - start) / 4
+        scallop = ellipse(middle, hem, half, 0.05, 0, -180)
         pen.fill(np.concatenate([ribs[0], scallop[::-1], ribs[1][::-1]]), sheets[k % 2])
 
 

@@ -1,4 +1,4 @@
-"""Compose pictures from cut-outs and photographs for ``make_scenes.py``."""
+"""Compose pictures from cut-outs and photographs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,27 +6,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import skimage
-from drawings import trim
 from PIL import Image
 from pycocotools import mask as mask_utils
 
+from mcl.errors import InputError
+
+from .drawings import trim
+
 # Photographs and textures; coffee.png is left out, its mug is one of the classes.
 GROUNDS = (
-    "astronaut.png",
-    "brick.png",
-    "camera.png",
-    "chelsea.png",
-    "grass.png",
-    "gravel.png",
-    "hubble_deep_field.jpg",
-    "ihc.png",
-    "moon.png",
-    "motorcycle_left.png",
-    "rocket.jpg",
+    *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "grass.png"),
+    *("gravel.png", "hubble_deep_field.jpg", "ihc.png", "moon.png"),
+    *("motorcycle_left.png", "rocket.jpg"),
 )
 GROUND_CROP = (0.2, 0.45)  # of the short side: too little to show a whole object
 DISTRACTOR_CORNERS = (4, 9)
-MAIN_SCALE = (0.4, 0.95)  # the same for the main object of a pretrain picture
+LARGEST_MAIN = 0.95  # longest side of a main object by its picture's short side
+LARGEST = 0.8  # longest side of an object by its scene's side
 SOLID = 128  # alpha from which a pixel belongs to the object
 TILT = 35.0  # degrees of rotation to either side
 MIN_VISIBLE = 0.4  # of an object's own area, or it is not placed
@@ -34,44 +30,21 @@ MIN_PIXELS = 32  # visible pixels of an object, or it is not placed
 TRIES = 30  # cut-outs tried per wanted object
 
 
-@dataclass(frozen=True)
-class SceneRules:
-    """What a scene holds.
-
-    ``objects`` and ``distractors`` are (least, most) per scene; ``scale`` is the
-    range of an object's longest side by the side of the scene.
-    """
-
-    objects: tuple = (1, 6)
-    scale: tuple = (0.16, 0.8)
-    distractors: tuple = (0, 0)
-
-
 def load_grounds(folder=None):
     """Read photographs: a folder's, used as they are, or scikit-image's own.
 
     Raises:
-        FileNotFoundError: there is none, or the installed package lacks one.
+        InputError: the folder holds none.
     """
-    if folder is not None:
+    if folder is None:
+        files = [Path(skimage.__file__).parent / "data" / name for name in GROUNDS]
+    else:
         files = sorted(
             f for f in Path(folder).glob("*") if f.suffix in (".jpg", ".png")
         )
-        if not files:
-            raise FileNotFoundError(
-                f"{folder} holds no .jpg or .png picture; put photographs there, see "
-                "tools/replication/materials.py."
-            )
-        return Grounds([read_ground(file) for file in files], recolor=False)
-    folder = Path(skimage.__file__).parent / "data"
-    grounds = []
-    for name in GROUNDS:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder / name} is missing; reinstall scikit-image from its wheel."
-            )
-        grounds.append(read_ground(folder / name))
-    return Grounds(grounds)
+    if not files:
+        raise InputError(f"--grounds: {folder} holds no .jpg or .png picture")
+    return Grounds([read_ground(file) for file in files], recolor=folder is None)
 
 
 def read_ground(file):
@@ -131,7 +104,7 @@ def recolored(rng, image):
 def make_layer(rng, rgba, longest):
     """Flip, dim, turn and resize a cut-out to ``longest`` px on its longest side.
 
-    Returns a float32 array (H x W x 4, 0-255) with premultiplied alpha: resizing
+    Returns a float32 array (H x W x 4, 0-255) with premultiplied alpha. Resizing
     straight alpha would pull the hidden color of clear pixels into the edge.
     """
     layer = rgba.astype(np.float32)
@@ -171,20 +144,26 @@ def blend(image, canvas):
     return image * (1 - canvas[..., 3:] / 255) + canvas[..., :3]
 
 
-def compose_object(rng, source, grounds, longest_side, main=None, scale=MAIN_SCALE):
-    """A picture of one main object, in part with a small one behind it.
+def compose_object(rng, source, grounds, longest_side, smallest, main=None):
+    """A picture of one main object; a quarter of them have a small one behind it.
 
-    ``main`` is the RGBA cut-out of the main object, drawn from ``source`` when None;
-    ``scale`` is the range of its longest side by the shorter side of the picture.
-    Returns an RGB array (uint8); its longest side is ``longest_side`` px, the
-    other one at least three quarters of it.
+    Args:
+        rng: NumPy generator.
+        source: of cut-outs.
+        grounds: a :class:`Grounds` or :class:`Fixed`.
+        longest_side: of the picture, px; the other is at least three quarters of it.
+        smallest: least longest side of the main object by the picture's shorter side.
+        main: its RGBA cut-out, sampled from ``source`` when None.
+
+    Returns:
+        RGB array (uint8).
     """
     short = longest_side
     if rng.random() < 0.5:
         short = round(longest_side * rng.uniform(0.75, 1))
     height, width = (short, longest_side)[:: rng.choice([-1, 1])]
     image = grounds.sample(rng, height, width)
-    wanted = [(rng.uniform(*scale), 0.0)]
+    wanted = [(rng.uniform(smallest, LARGEST_MAIN), 0.0)]
     if rng.random() < 0.25:
         wanted.insert(0, (rng.uniform(0.12, 0.28), 0.3))
     for number, (part, overhang) in enumerate(wanted, 1):
@@ -225,51 +204,61 @@ class Scene:
         self.areas, self.classes = [], []
 
     def add(self, layer, index=None):
-        """Put a layer somewhere; no object's visible part may become too small.
+        """Put a layer somewhere, unless an object's visible part becomes too small.
 
-        ``index`` is the class of an object, None for a distractor. Returns
-        whether it was placed.
+        Args:
+            layer: premultiplied RGBA.
+            index: class of an object, None for a distractor.
         """
         left = pick_offset(self.rng, layer.shape[1], self.side, 0.15)
         top = pick_offset(self.rng, layer.shape[0], self.side, 0.15)
         canvas = place(layer, left, top, self.side, self.side)
+        is_object = index is not None
         areas = list(self.areas)
-        if index is not None:
+        if is_object:
             areas.append(np.count_nonzero(layer[..., 3] >= SOLID))
-        code = len(self.areas) if index is not None else -1
+        code = len(self.areas) if is_object else -1
         covered = np.where(canvas[..., 3] >= SOLID, code, self.owner)
         total = np.array(areas)
         seen = np.bincount(covered.ravel() + 1, minlength=len(total) + 1)[1:]
         if (seen < np.maximum(MIN_PIXELS, MIN_VISIBLE * total)).any():
-            return False
+            return
         self.image = blend(self.image, canvas)
         self.owner, self.areas = covered, areas
-        if index is not None:
+        if is_object:
             self.classes.append(index)
-        return True
 
 
-def compose_scene(rng, source, grounds, side, rules=None):
-    """A square scene of ``side`` px with the objects that ``rules`` ask for.
+def compose_scene(rng, source, grounds, side, smallest, objects, distractors=0):
+    """A square scene with objects and distractors.
 
-    Returns the RGB picture (uint8), the owner of every pixel (int, -1 for the
-    ground, else the place in the next list) and the class index per object.
-    Later objects cover earlier ones; a draw that would hide too much of any
-    object is dropped, so a full scene may end up with fewer objects than drawn.
+    An object that would hide too much of another is left out, so a full scene may end
+    up with fewer objects than asked for.
+
+    Args:
+        rng: NumPy generator.
+        source: of cut-outs.
+        grounds: a :class:`Grounds`.
+        side: of the scene, px.
+        smallest: least longest side of an object by the side of the scene.
+        objects: at most; at least one.
+        distractors: at most.
+
+    Returns:
+        The RGB picture (uint8), the owner of every pixel (int, -1 for the ground, else
+        the place in the next list) and the class index of each object.
 
     Raises:
-        ValueError: no cut-out of the source shows enough pixels at this size.
+        InputError: no cut-out of the source shows enough pixels at this size.
     """
-    rules = rules or SceneRules()
     scene = Scene(rng, grounds, side)
 
     def longest():
-        return side * np.exp(rng.uniform(*np.log(rules.scale)))
+        return side * np.exp(rng.uniform(*np.log((smallest, LARGEST))))
 
-    wanted = rng.integers(rules.objects[0], rules.objects[1] + 1)
-    distractors = 0
-    if rules.distractors[1]:
-        distractors = rng.integers(rules.distractors[0], rules.distractors[1] + 1)
+    wanted = rng.integers(1, objects + 1)
+    # No sample where none is asked for: that would change the rest of the scene.
+    distractors = rng.integers(distractors + 1) if distractors else 0
     for _ in range(TRIES * wanted):
         # Chances that spread the distractors over the layers.
         if distractors and rng.random() * (wanted + distractors) < distractors:
@@ -281,9 +270,9 @@ def compose_scene(rng, source, grounds, side, rules=None):
         if len(scene.classes) == wanted:
             break
     if not scene.classes:
-        raise ValueError(
-            f"no cut-out shows {MIN_PIXELS} pixels in a scene of {side} px; raise "
-            "--scene-size or use cut-outs with a larger solid part."
+        raise InputError(
+            f"--scene-size {side}: no cut-out shows {MIN_PIXELS} pixels; raise it, or "
+            "use cut-outs with a larger solid part"
         )
     return np.round(scene.image).astype(np.uint8), scene.owner, scene.classes
 
@@ -293,11 +282,10 @@ def describe(owner, classes):
     notes = []
     for k, index in enumerate(classes):
         code = mask_utils.encode(np.asfortranarray(owner == k, dtype=np.uint8))
-        box, area = mask_utils.toBbox(code).tolist(), int(mask_utils.area(code))
+        note = dict(category_id=index + 1, segmentation=code)
+        note["bbox"] = mask_utils.toBbox(code).tolist()
+        note["area"] = int(mask_utils.area(code))
+        note["iscrowd"] = 0
         code["counts"] = code["counts"].decode()
-        notes.append(
-            dict(
-                category_id=index + 1, segmentation=code, bbox=box, area=area, iscrowd=0
-            )
-        )
+        notes.append(note)
     return notes
