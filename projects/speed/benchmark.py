@@ -53,31 +53,31 @@ def at_least(least: int) -> Callable[[str], int]:
 
 BATCH = at_least(2)  # batch norm needs at least 2 images
 # What may be chosen for a measurement, and its arguments.
-CHOICES = dict(
-    amp=dict(choices=AMP, help="mixed precision, by default the config's"),
-    device=dict(choices=["cpu", "cuda"], help="by default what is there"),
-    variant=dict(nargs="+", action="append", metavar=("NAME", "KEY=VALUE")),
-)
-ARGUMENTS = dict(
-    batch=dict(type=BATCH, help="images of a process and iteration (%(default)s)"),
-    pairs=dict(type=at_least(1), help="measurements of each (%(default)s)"),
-    images=dict(metavar="DIR", help="folder; by default made-up pictures"),
-    number=dict(type=at_least(1), help="pictures to make up (%(default)s)"),
-    iters=dict(type=at_least(3), help="iterations (%(default)s)"),
-    batches=dict(nargs="+", type=BATCH, help="batches to try (%(default)s)"),
-    processes=dict(nargs="+", type=at_least(1), help="numbers to try (%(default)s)"),
-)
+CHOICES = {
+    "--amp": dict(choices=AMP, help="mixed precision, by default the config's"),
+    "--device": dict(choices=["cpu", "cuda"], help="by default what is there"),
+    "--variant": dict(nargs="+", action="append", metavar=("NAME", "KEY=VALUE")),
+}
+ARGUMENTS = {
+    "--batch": dict(type=BATCH, help="images of a process and iteration (%(default)s)"),
+    "--pairs": dict(type=at_least(1), help="measurements of each (%(default)s)"),
+    "--images": dict(metavar="DIR", help="folder; by default made-up pictures"),
+    "--number": dict(type=at_least(1), help="pictures to make up (%(default)s)"),
+    "--iters": dict(type=at_least(3), help="iterations (%(default)s)"),
+    "--batches": dict(nargs="+", type=BATCH, help="to try (%(default)s)"),
+    "--processes": dict(nargs="+", type=at_least(1), help="to try (%(default)s)"),
+}
 PICTURES = dict(images=None, number=64)
 RANGES = dict(batches=[4, 8, 16, 32], processes=[1, 2])
 # Function, choices, and its arguments with their defaults.
 COMMANDS = dict(
-    step=(compare_steps, "amp device variant", dict(batch=16, pairs=5)),
-    memory=(compare_memory, "amp device variant", dict(batch=16)),
-    count=(compare_counts, "variant", dict(batch=128)),
-    scale=(measure_scale, "amp device", dict(batch=16, **RANGES)),
-    data=(compare_data, "device variant", dict(batch=32, pairs=5, **PICTURES)),
-    optimizer=(compare_optimizers, "device", dict(pairs=20)),
-    loop=(measure_loop, "amp", dict(batch=None, images=None, iters=30)),
+    step=(compare_steps, "--amp --device --variant", dict(batch=16, pairs=5)),
+    memory=(compare_memory, "--amp --device --variant", dict(batch=16)),
+    count=(compare_counts, "--variant", dict(batch=128)),
+    scale=(measure_scale, "--amp --device", dict(batch=16, **RANGES)),
+    data=(compare_data, "--device --variant", dict(batch=32, pairs=5, **PICTURES)),
+    optimizer=(compare_optimizers, "--device", dict(pairs=20)),
+    loop=(measure_loop, "--amp", dict(batch=None, images=None, iters=30)),
 )
 
 
@@ -92,11 +92,12 @@ def parse_args() -> argparse.Namespace:
         sub.add_argument("config", help="config file of a pre-training")
         sub.add_argument("--cfg-options", nargs="+", action=DictAction, metavar="K=V")
         sub.add_argument("--json", help="file to write all measurements into")
-        sub.set_defaults(**dict.fromkeys(CHOICES))
-        for name in choices.split():
-            sub.add_argument(f"--{name}", **CHOICES[name])
+        sub.set_defaults(amp=None, device=None, variant=None)
+        for option in choices.split():
+            sub.add_argument(option, **CHOICES[option])
         for name, default in defaults.items():
-            sub.add_argument(f"--{name}", default=default, **ARGUMENTS[name])
+            option = f"--{name}"
+            sub.add_argument(option, default=default, **ARGUMENTS[option])
     return parser.parse_args()
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
-from typing import NamedTuple
 from unittest import mock
 
 import torch
@@ -17,33 +16,16 @@ from .report import Report
 from .variants import Variant, random_batch
 
 
-class Count(NamedTuple):
-    """Work of a step.
+def count_work(variant: Variant, batch: int) -> dict[str, float]:
+    """Count the work of one step; precision and compilation make no difference.
 
-    Attributes:
-        forward: multiply-adds per image of the online network's convolutions and
-            matrix products.
-        target: of the target network's.
-        backward: of the gradients, and of what is computed again for them. With
-            ``early_backward`` that of view 1 is in ``forward``.
-        norm_passes: exchanges of synchronized batch norm: one for each call of a
-            layer, one more for its gradient.
-        trained: number of weights that get a gradient.
+    Returns:
+        1e9 multiply-adds per image of convolutions and matrix products: ``forward`` of
+        the online network, ``target``, ``backward`` with what is computed again for it,
+        ``total``. With ``early_backward`` view 1's gradient is in ``forward``.
+        ``norm_passes``, exchanges of synchronized batch norm: one for each call of a
+        layer, one more for its gradient. ``mega_weights``: 1e6 trained weights.
     """
-
-    forward: float
-    target: float
-    backward: float
-    norm_passes: int
-    trained: int
-
-    @property
-    def total(self) -> float:
-        return self.forward + self.target + self.backward
-
-
-def count_work(variant: Variant, batch: int) -> Count:
-    """Count the work of one step; precision and compilation make no difference."""
     model = variant.build_model(variant.load())
     data = random_batch(model, batch, "cpu")
     views = [View(*map(_without_numbers, view)) for view in data["inputs"]]
@@ -66,9 +48,16 @@ def count_work(variant: Variant, batch: int) -> Count:
         flops.append(counter.get_total_flops())
         loss.backward()
         flops.append(counter.get_total_flops())
-    target, forward, backward = ((b - a) / 2 / batch for a, b in pairwise(flops))
+    target, forward, backward = ((b - a) / 2e9 / batch for a, b in pairwise(flops))
     trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
-    return Count(forward - target, target, backward, sum(passes), trained)
+    return dict(
+        forward=forward - target,
+        target=target,
+        backward=backward,
+        total=forward + backward,
+        norm_passes=sum(passes),
+        mega_weights=trained / 1e6,
+    )
 
 
 def _without_numbers(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -91,30 +80,13 @@ def _note_norm_passes(model: nn.Module) -> list[int]:
 
 def compare_counts(variants: Sequence[Variant], batch: int) -> Report:
     """Multiply-adds of the variants' steps, which are not computed."""
-    rows, first = [], None
-    for variant in variants:
-        count = count_work(variant, batch)
-        first = first or count
-        parts = {p: getattr(count, p) / 1e9 for p in PARTS}
-        rows.append(
-            dict(
-                name=variant.name,
-                **parts,
-                ratio=first.total / count.total,
-                norm_passes=count.norm_passes,
-                mega_weights=count.trained / 1e6,
-            )
-        )
+    rows = [dict(name=v.name, **count_work(v, batch)) for v in variants]
+    for row in rows:
+        row["ratio"] = rows[0]["total"] / row["total"]
     return Report(rows, COLUMNS, NOTE, dict(batch=batch))
 
 
-PARTS = ("forward", "target", "backward", "total")
-COLUMNS = {
-    "name": "",
-    **dict.fromkeys(PARTS, ".3f"),
-    "ratio": ".2f",
-    "norm_passes": "",
-    "mega_weights": ".3f",
-}
+COLUMNS = dict(name="", forward=".3f", target=".3f", backward=".3f", total=".3f")
+COLUMNS |= dict(ratio=".2f", norm_passes="", mega_weights=".3f")
 NOTE = """1e9 multiply-adds per image; ratio: first row's total by this one's; norm
 passes: exchanges of synchronized batch norm in a step; mega weights: 1e6 trained"""

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -68,14 +68,10 @@ class Pipeline:
         loader.update(
             batch_size=batch, num_workers=0, persistent_workers=False, pin_memory=False
         )
-        self.loader = Runner.build_dataloader(share_batch_size(loader), seed=0)
+        loader = Runner.build_dataloader(share_batch_size(loader), seed=0)
         self.preprocessor = build_preprocessor(cfg.model).to(device)
         self.preprocessor.seed(0)
-        self.batches = self._forever()
-
-    def _forever(self) -> Iterator[dict]:
-        while True:
-            yield from self.loader
+        self.batches = iter(loader)  # the sampler never ends
 
     def seconds(self) -> dict[str, float]:
         """Seconds that the next batch takes: in the loader, in the preprocessor."""

@@ -136,12 +136,12 @@ def compare_steps(variants: Sequence[Variant], batch: int, pairs: int) -> Report
     rows = compare({step.variant.name: step.run for step in steps}, pairs)
     for row, step, count in zip(rows, steps, counts, strict=True):
         speed = batch / row["total"]
-        tera_flops = 2 * count.total * speed / 1e12
+        tera_flops = 2 * count["total"] * speed / 1e3
         peak = matmul_peak(step.device, step.dtype) / 1e12
         row.update(
             dtype=step.dtype,
             images_per_second=speed,
-            Gmac=count.total / 1e9,
+            Gmac=count["total"],
             tera_flops=tera_flops,
             matmul_tera_flops=peak,
             of_matmul=tera_flops / peak,

@@ -52,7 +52,6 @@ class Variant:
             InputError: when it is no pre-training config, or an option cannot be.
         """
         cfg = read_config(self.config)
-        self._check_options(cfg)
         merge_options(cfg, self.options)
         share_model(cfg.get("model") or {})  # refuses other than pre-training
         settle_loaders(cfg)
@@ -66,20 +65,6 @@ class Variant:
             cfg.optim_wrapper.update(AMP[self.amp])
         init_default_scope(cfg.get("default_scope", "mmpretrain"))
         return cfg
-
-    def _check_options(self, cfg: Config) -> None:
-        """A misspelled option would be measured as if it were the option."""
-        for key in self.options:
-            node = cfg.to_dict()
-            for part in key.split("."):
-                if not isinstance(node, dict) or "type" in node:
-                    break  # what is below a type its class checks when it is built
-                if part not in node:
-                    raise InputError(
-                        f"variant {self.name}: {key}: the config has no {part!r} "
-                        "there; check the spelling"
-                    )
-                node = node[part]
 
     def build_model(self, cfg: Config) -> nn.Module:
         """The model of :meth:`load`, on the CPU, in training mode.
