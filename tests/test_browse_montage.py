@@ -69,7 +69,7 @@ def test_an_image_has_one_color_at_every_level(path, tmp_path, capsys):
     browse(tmp_path / "cfg.py", tmp_path / "out")
     printed = capsys.readouterr().out
     batch = first_batch(cfg, cfg.randomness.seed)
-    names = [level_name(r) for r in cfg.model.data_preprocessor.montage.ratios]
+    names = [level_name(r) for r in cfg.model.ratios]
     for number, view in enumerate(batch.views, 1):
         for name, canvases, index in zip(
             names, view.canvases, view.image_index, strict=True

@@ -21,14 +21,19 @@ from mmengine.config import Config, DictAction
 from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from mcl.checks import check_data
-from mcl.config import merge_options, read_config, settle_loaders
+from mcl.config import (
+    merge_options,
+    read_config,
+    settle_loaders,
+    share_batch_size,
+)
 from mcl.datasets.montage import View
 from mcl.errors import InputError, run_cli
 from mcl.levels import level_name
+from mcl.models import build_preprocessor
 
 # Pixels: sides from which a tile has room for a number, and of a tile and a canvas in a
 # grid.
@@ -70,8 +75,8 @@ def first_batch(cfg: Config, seed: int) -> Batch:
     for option in ("prefetch_factor", "multiprocessing_context"):
         loader.pop(option, None)
     loader.update(num_workers=0, persistent_workers=False, pin_memory=False)
-    preprocessor = MODELS.build(cfg.model.data_preprocessor)
-    batch = next(iter(Runner.build_dataloader(loader, seed=seed)))
+    preprocessor = build_preprocessor(cfg.model)
+    batch = next(iter(Runner.build_dataloader(share_batch_size(loader), seed=seed)))
     preprocessor.seed(seed, 0, 0)
     prepared = preprocessor(batch, training=True)
     return Batch(prepared["inputs"], prepared["data_samples"], preprocessor)

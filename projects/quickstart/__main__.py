@@ -108,8 +108,6 @@ class Quickstart:
             *("--work-dir", self.work_dir / stage),
             "--cfg-options",
             f"train_cfg.max_iters={iters}",
-            f"param_scheduler.1.T_max={iters}",
-            f"param_scheduler.1.end={iters}",
             f"default_hooks.checkpoint.interval={iters}",
             f"default_hooks.logger.interval={WINDOW}",
             f"log_processor.window_size={WINDOW}",
@@ -128,6 +126,8 @@ class Quickstart:
         iters = self.args.finetune_iters
         overrides = [
             f"train_cfg.val_interval={iters}",
+            f"param_scheduler.1.T_max={iters}",
+            f"param_scheduler.1.end={iters}",
             f"val_evaluator.outfile_prefix={self.work_dir / start}_results",
         ]
         if start == "mcl":
