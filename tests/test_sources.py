@@ -372,8 +372,8 @@ def test_a_coco_file_gives_what_its_folder_gives(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(images={}), "it has no list `images`"),
-        (dict(images=[]), "its list `images` is empty"),
+        (dict(images={}), "its list `images` is missing or empty"),
+        (dict(images=[]), "its list `images` is missing or empty"),
         (dict(images=[dict(id=1)]), r"images\[0\] has no `file_name`"),
         (
             dict(images=[dict(file_name="x/1.jpg")]),
@@ -389,7 +389,10 @@ def test_a_coco_file_that_cannot_serve(tmp_path, change, message):
 
 def test_a_coco_file_that_is_none(tmp_path):
     options = coco(tmp_path)
-    for content, message in (("[]", "no list `images`"), ("{", "it is no JSON file")):
+    for content, message in (
+        ("[]", "`images` is missing"),
+        ("{", "it is no JSON file"),
+    ):
         (tmp_path / "ann.json").write_text(content)
         with pytest.raises(InputError, match=message):
             build("COCOImages", **options)
