@@ -1,5 +1,6 @@
-"""Detectron2: the pickle that its DetectionCheckpointer reads, exact names."""
+"""Detectron2: a pickle with its own names, for its DetectionCheckpointer."""
 
+import pickle
 import re
 
 import torch
@@ -8,10 +9,11 @@ from torchvision import models
 
 from ..errors import InputError
 from .architecture import Architecture
-from .checkpoint import write_pickle
+from .checkpoint import write_tensors
+from .destination import Destination, rename
 from .load_report import BACKBONE, NECK, SHARED_CONVS
 
-# Box heads of each kind of detector, and where its FPN begins (None: no FPN).
+# Each detector's box heads and the first map of its FPN (None: no FPN).
 DETECTORS = {
     "mask-rcnn": (("roi_heads.box_head.",), 2),
     "faster-rcnn": (("roi_heads.box_head.",), 2),
@@ -30,8 +32,8 @@ RESNET_RULES = (
 )
 
 
-class ToDetectron2:
-    """Into Detectron2's R-CNNs and RetinaNet, SyncBN in the FPN, 4conv1fc.
+class ToDetectron2(Destination):
+    """Detectron2's R-CNNs and RetinaNet, with SyncBN in the FPN, 4conv1fc box heads.
 
     Args:
         architecture: of the backbone.
@@ -54,7 +56,7 @@ class ToDetectron2:
         self.model = self._expected(architecture.depth)
 
     def _expected(self, depth: int) -> dict[str, Tensor]:
-        """Names and shapes of what pre-training fills, at Detectron2's widths."""
+        """Names and shapes of the weights to fill, with Detectron2's widths."""
         with torch.device("meta"):
             resnet = getattr(models, f"resnet{depth}")(weights=None).state_dict()
             convs = {
@@ -93,8 +95,7 @@ class ToDetectron2:
         return {f"backbone.fpn_{kind}{level}.{rest}": tensor}
 
     def _resnet(self, name: str) -> str:
-        for pattern, replacement in RESNET_RULES:
-            name = re.sub(pattern, replacement, name)
+        name = rename(name, RESNET_RULES)
         if self.first_map is not None:
             return f"backbone.bottom_up.{name}"
         return f"roi_heads.{name}" if name.startswith("res5.") else f"backbone.{name}"
@@ -109,7 +110,7 @@ class ToDetectron2:
             raise InputError(f"OUT={out}: Detectron2 reads it if its name ends in .pkl")
         arrays = {name: tensor.numpy() for name, tensor in weights.items()}
         content = dict(model=arrays, __author__="mcl", matching_heuristics=False)
-        write_pickle(content, out)
+        write_tensors(content, out, pickle.dump)
 
     def usage(self, out: str) -> str:
         lines = [

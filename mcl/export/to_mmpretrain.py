@@ -6,12 +6,12 @@ from torch import Tensor
 from ..errors import InputError
 from .architecture import Architecture
 from .checkpoint import write_tensors
-from .destination import build_unfilled
+from .destination import Destination, build_unfilled
 from .load_report import BACKBONE
 
 
-class ToMMPretrain:
-    """Into the backbone of any model of MMPretrain.
+class ToMMPretrain(Destination):
+    """The backbone of any model of MMPretrain.
 
     Args:
         architecture: of the backbone.
@@ -25,9 +25,6 @@ class ToMMPretrain:
             backbone = build_unfilled(lambda: MODELS.build(config))
         self.model = {f"{BACKBONE}.{k}": v for k, v in backbone.state_dict().items()}
 
-    def part_of(self, name: str) -> str:
-        return BACKBONE
-
     def place(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         return {name: tensor} if name.startswith(f"{BACKBONE}.") else {}
 
@@ -40,14 +37,14 @@ class ToMMPretrain:
 
 
 def _config(arch: Architecture) -> dict:
-    """MMPretrain's config of that backbone, all maps given out.
+    """MMPretrain's config of this backbone, with all maps as outputs.
 
     Raises:
-        InputError: for a ResNet of an unusual number of blocks.
+        InputError: for a ResNet with an unusual number of blocks.
     """
     if arch.family == "ResNet":
         if not arch.depth:
-            raise InputError(f"the backbone, {arch}, is none of MMPretrain's ResNets")
+            raise InputError(f"MMPretrain has no backbone like {arch}")
         return dict(
             type="ResNet",
             depth=arch.depth,
