@@ -95,7 +95,7 @@ def take_parts(
 
 
 def _float(name: str, tensor: Tensor) -> Tensor:
-    """A weight in float32, as in every library. Counters and indices do not change."""
+    """A weight in float32, as in every library; counters and indices as they are."""
     if name.endswith((COUNTER, "relative_position_index")):
         return tensor
     if not tensor.is_floating_point():
@@ -109,7 +109,7 @@ def _float(name: str, tensor: Tensor) -> Tensor:
 
 
 def _unseen(weights: Mapping[str, Tensor]) -> list[str]:
-    """BN layers that counted no batch or, without a counter, have initial statistics."""
+    """BN layers that counted no batch, or without counter have initial statistics."""
     unseen = []
     for name, mean in weights.items():
         layer, _, kind = name.rpartition(".")
