@@ -70,20 +70,16 @@ def find_archives(patterns: str | Sequence[str], root: str = "") -> list[str]:
     paths = [os.path.join(root, os.path.expanduser(p)) for p in patterns]
     if not paths:
         raise InputError("archives=[]: name at least one .tar or .zip file")
-    found, missing = [], []
-    for path in paths:
-        # A file's own name may hold brackets, which a glob would interpret.
-        matches = [path] if os.path.isfile(path) else glob(path, recursive=True)
-        files = [f for f in matches if os.path.isfile(f)]
-        found += files
-        if not files and escape(path) == path:  # a path, not a glob
-            missing.append(path)
-    if missing or not found:
+    # A file's own name may hold brackets, which a glob would interpret.
+    found = {p: [p] if os.path.isfile(p) else glob(p, recursive=True) for p in paths}
+    files = [f for matches in found.values() for f in matches if os.path.isfile(f)]
+    missing = [p for p in paths if escape(p) == p and not os.path.isfile(p)]
+    if missing or not files:
         raise InputError(
             f"archives={', '.join(missing or paths)}: there is no such file; give "
             "paths or globs of .tar and .zip files, relative to data_root"
         )
-    unique = {os.path.realpath(path): path for path in sorted(found, reverse=True)}
+    unique = {os.path.realpath(path): path for path in sorted(files, reverse=True)}
     return sorted(unique.values())
 
 
@@ -273,25 +269,18 @@ def _list_zip(path: str, extensions: tuple[str, ...]) -> list[Member]:
         # The upper half is the file's mode where it was packed on Unix.
         if entry.is_dir() or stat.S_ISLNK(entry.external_attr >> 16):
             continue
-        name = _plain(entry.filename)
-        if _is_image(name, extensions):
-            _check_method(path, entry)
+        name, method = _plain(entry.filename), entry.compress_type
+        encrypted = entry.flag_bits & 1
+        readable = method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if _is_image(name, extensions) and (encrypted or not readable):
+            how = "encrypted" if encrypted else f"compressed by method {method}"
+            raise InputError(
+                f"archives={path}: {entry.filename} is {how}, which cannot be read "
+                "here; pack it with `zip -0`"
+            )
         place = (entry.header_offset, entry.compress_size)
-        members.append(Member(name, *place, entry.compress_type, entry.CRC))
+        members.append(Member(name, *place, method, entry.CRC))
     return members
-
-
-def _check_method(path: str, entry: zipfile.ZipInfo) -> None:
-    encrypted = entry.flag_bits & 1
-    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    if encrypted or entry.compress_type not in methods:
-        how = (
-            "encrypted" if encrypted else f"compressed by method {entry.compress_type}"
-        )
-        raise InputError(
-            f"archives={path}: {entry.filename} is {how}, which cannot be read here; "
-            "pack it with `zip -0`"
-        )
 
 
 def _read_cache(cache: str | None, extensions: list[str]) -> dict:

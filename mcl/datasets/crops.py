@@ -76,18 +76,13 @@ class BoxSampler:
                 h, w = int(heights[i, first]), int(widths[i, first])
                 top = int(vertical * (height - h + 1))
                 left = int(horizontal * (width - w + 1))
-            else:
-                h, w = self._largest(height, width)
+            else:  # the largest crop of an allowed aspect ratio
+                low, high = self.aspect_ratio
+                h = min(height, max(1, round(width / low)))
+                w = min(width, max(1, round(height * high)))
                 top, left = (height - h) // 2, (width - w) // 2
             boxes.append(Box(top, left, h, w, bool(flip < self.flip_prob)))
         return boxes
-
-    def _largest(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the largest crop of an allowed aspect ratio."""
-        low, high = self.aspect_ratio
-        if width < low * height:
-            return max(1, min(height, round(width / low))), width
-        return height, max(1, min(width, round(height * high)))
 
 
 def largest_reduction(boxes: Sequence[Box], sides: Sequence[int]) -> int:

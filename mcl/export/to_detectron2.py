@@ -4,7 +4,7 @@ import pickle
 import re
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import models
 
 from ..errors import InputError
@@ -53,28 +53,10 @@ class ToDetectron2(Destination):
             raise InputError(f"Detectron2 has no backbone like {architecture}")
         self.depth = architecture.depth
         self.heads, self.first_map = DETECTORS[detector]
-        self.model = self._expected(architecture.depth)
-
-    def _expected(self, depth: int) -> dict[str, Tensor]:
-        """Names and shapes of the weights to fill, with Detectron2's widths."""
+        self.model = {}
         with torch.device("meta"):
-            resnet = getattr(models, f"resnet{depth}")(weights=None).state_dict()
-            convs = {
-                **{f"neck.lateral_convs.{i}": (1, c) for i, c in _maps(resnet)},
-                **{f"neck.fpn_convs.{i}": (3, WIDTH) for i in range(4)},
-                **{f"neck.shared_convs.{i}": (3, WIDTH) for i in range(4)},
-            }
-            ours = {f"backbone.{k}": v for k, v in resnet.items() if k[:3] != "fc."}
-            for name, (kernel, channels) in convs.items():
-                ours[f"{name}.conv.weight"] = torch.empty(
-                    WIDTH, channels, kernel, kernel
-                )
-                for key, value in torch.nn.BatchNorm2d(WIDTH).state_dict().items():
-                    ours[f"{name}.bn.{key}"] = value
-        placed = {}
-        for name, tensor in ours.items():
-            placed.update(self.place(name, tensor))
-        return placed
+            for name, tensor in _expected(self.depth).items():
+                self.model.update(self.place(name, tensor))
 
     def part_of(self, name: str) -> str:
         if ".box_head." in name:
@@ -83,7 +65,11 @@ class ToDetectron2(Destination):
 
     def place(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         if name.startswith("backbone."):
-            return {self._resnet(name.removeprefix("backbone.")): tensor}
+            name = rename(name.removeprefix("backbone."), RESNET_RULES)
+            if self.first_map is not None:
+                return {f"backbone.bottom_up.{name}": tensor}
+            parent = "roi_heads" if name.startswith("res5.") else "backbone"
+            return {f"{parent}.{name}": tensor}
         kind, index, rest = re.match(r"neck\.(\w+)_convs\.(\d+)\.(.+)", name).groups()
         rest = rest.removeprefix("conv.").replace("bn.", "norm.")
         if kind == "shared":
@@ -93,12 +79,6 @@ class ToDetectron2(Destination):
             return {}
         kind = "output" if kind == "fpn" else kind
         return {f"backbone.fpn_{kind}{level}.{rest}": tensor}
-
-    def _resnet(self, name: str) -> str:
-        name = rename(name, RESNET_RULES)
-        if self.first_map is not None:
-            return f"backbone.bottom_up.{name}"
-        return f"roi_heads.{name}" if name.startswith("res5.") else f"backbone.{name}"
 
     def write(self, weights: dict[str, Tensor], out: str) -> None:
         """Write the pickle.
@@ -133,7 +113,19 @@ class ToDetectron2(Destination):
         return "\n".join(lines)
 
 
-def _maps(resnet: dict[str, Tensor]) -> list[tuple[int, int]]:
-    """Index and channels of C2..C5."""
-    last = {k.split(".")[0]: v.shape[0] for k, v in resnet.items() if "conv" in k}
-    return [(i, last[f"layer{i + 1}"]) for i in range(4)]
+def _expected(depth: int) -> dict[str, Tensor]:
+    """Our names of the weights to fill, with the shapes of Detectron2's models."""
+    resnet = models.get_model(f"resnet{depth}", weights=None)
+    del resnet.fc
+    ours = resnet.state_dict(prefix="backbone.")
+    for i in range(4):
+        channels = (64 if depth < 50 else 256) * 2**i  # of C2..C5
+        for kind, inputs, kernel in (
+            ("lateral", channels, 1),
+            ("fpn", WIDTH, 3),
+            ("shared", WIDTH, 3),
+        ):
+            conv = nn.Conv2d(inputs, WIDTH, kernel, bias=False)
+            layers = nn.ModuleDict(dict(conv=conv, bn=nn.BatchNorm2d(WIDTH)))
+            ours.update(layers.state_dict(prefix=f"neck.{kind}_convs.{i}."))
+    return ours

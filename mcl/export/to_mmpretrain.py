@@ -20,7 +20,7 @@ class ToMMPretrain(Destination):
     def __init__(self, architecture: Architecture) -> None:
         from mmpretrain.registry import MODELS
 
-        config = _config(architecture)
+        config = dict(_config(architecture), out_indices=(0, 1, 2, 3))
         with DefaultScope.overwrite_default_scope("mmpretrain"):
             backbone = build_unfilled(lambda: MODELS.build(config))
         self.model = {f"{BACKBONE}.{k}": v for k, v in backbone.state_dict().items()}
@@ -37,7 +37,7 @@ class ToMMPretrain(Destination):
 
 
 def _config(arch: Architecture) -> dict:
-    """MMPretrain's config of this backbone, with all maps as outputs.
+    """MMPretrain's config of this backbone.
 
     Raises:
         InputError: for a ResNet with an unusual number of blocks.
@@ -50,20 +50,9 @@ def _config(arch: Architecture) -> dict:
             depth=arch.depth,
             stem_channels=arch.stem,
             base_channels=arch.widths[0],
-            out_indices=(0, 1, 2, 3),
         )
     if arch.family == "Swin":
-        return dict(
-            type="SwinTransformer",
-            arch=dict(
-                embed_dims=arch.widths[0], depths=arch.depths, num_heads=arch.heads
-            ),
-            window_size=arch.window,
-            out_indices=(0, 1, 2, 3),
-        )
-    return dict(
-        type="ConvNeXt",
-        arch=dict(depths=arch.depths, channels=arch.widths),
-        out_indices=(0, 1, 2, 3),
-        gap_before_final_norm=False,
-    )
+        size = dict(embed_dims=arch.widths[0], depths=arch.depths, num_heads=arch.heads)
+        return dict(type="SwinTransformer", arch=size, window_size=arch.window)
+    size = dict(depths=arch.depths, channels=arch.widths)
+    return dict(type="ConvNeXt", arch=size, gap_before_final_norm=False)
