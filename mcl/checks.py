@@ -84,23 +84,23 @@ def _check_initial(init: dict, trust: bool) -> None:
     weights = content.get("state_dict", content)
     if not any(str(name).startswith(prefix) for name in weights):
         raise InputError(
-            f"init_cfg.prefix={prefix!r}: no weight of {path} begins with it, as "
-            f"{next(iter(weights), 'none')} shows"
+            f"init_cfg.prefix={prefix!r}: no weight of {path} begins with it; give the "
+            f"prefix of its names, such as {next(iter(weights), 'none')}"
         )
 
 
 def _check_dataset(field: str, dataset: dict) -> None:
-    root = Path(dataset.get("data_root") or "")
     if "://" in str(dataset.get("data_root")):
         return
+    root = Path(dataset.get("data_root") or "")
     if not root.is_dir():
         raise InputError(
             f"{field}.data_root={root}: there is no such folder; set it with "
             "--cfg-options or link the data there"
         )
-    ann_file = dataset.get("ann_file")
-    if ann_file and not (root / ann_file).is_file():
-        raise InputError(f"{field}.ann_file={root / ann_file}: there is no such file")
+    ann_file = root / (dataset.get("ann_file") or "")
+    if dataset.get("ann_file") and not ann_file.is_file():
+        raise InputError(f"{field}.ann_file={ann_file}: there is no such file")
     if dataset.get("archives") is not None:
         try:
             find_archives(dataset["archives"], str(root))
@@ -108,41 +108,41 @@ def _check_dataset(field: str, dataset: dict) -> None:
             raise InputError(f"{field}.{error}") from error
         return
     prefixes = dataset.get("data_prefix") or ""
-    for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
+    prefixes = prefixes if isinstance(prefixes, dict) else dict(img_path=prefixes)
+    for prefix in prefixes.values():
         folder = root / prefix
         if not folder.is_dir():
             raise InputError(f"{field}.data_prefix={folder}: there is no such folder")
         if not any(folder.iterdir()):
             raise InputError(f"{field}: the folder {folder} is empty; put images there")
+    if ann_file.is_file() and str(dataset.get("type")).endswith("CustomDataset"):
+        folder = root / prefixes.get("img_path", "")
+        _check_list(
+            f"{field}.ann_file", ann_file, folder, dataset.get("with_label", True)
+        )
 
-    if ann_file and str(dataset.get("type")).endswith("CustomDataset"):
-        labeled = dataset.get("with_label", True)
-        _check_list(f"{field}.ann_file={root / ann_file}", root, dataset, labeled)
 
-
-def _check_list(field: str, root: Path, dataset: dict, labeled: bool) -> None:
+def _check_list(field: str, file: Path, folder: Path, labeled: bool) -> None:
     """Check the form of all lines of a list, and that its first images exist."""
-    prefix = dataset.get("data_prefix") or ""
-    folder = root / (prefix.get("img_path", "") if isinstance(prefix, dict) else prefix)
-    lines = (root / dataset["ann_file"]).read_text().splitlines()
+    lines = file.read_text().splitlines()
     if not lines:
         raise InputError(
-            f"{field}: the file is empty; write the path of one image per line"
+            f"{field}={file}: it is empty; write one image's path per line"
         )
+    form = "`path label`, with an integer" if labeled else "`path`"
     for number, line in enumerate(lines, 1):
         path, _, label = line.strip().rpartition(" ") if labeled else (line, "", "0")
         if not path.strip() or not label.isdecimal():
-            form = "`path label`, with a whole number" if labeled else "`path`"
             raise InputError(
-                f"{field}: line {number} is {line!r}, but a line is {form}; correct it "
-                f"or set with_label={not labeled}"
+                f"{field}={file}: line {number} is {line!r}, but a line is {form}; "
+                f"correct it or set with_label={not labeled}"
             )
         # Later images are reported and counted when they are loaded.
         if number <= LIST_CHECKED and not (folder / path).is_file():
             raise InputError(
-                f"{field}: line {number} names {folder / path}, which is not there; "
-                "paths are relative to data_root and data_prefix, and with_label="
-                f"{labeled} makes a line {'`path label`' if labeled else '`path`'}"
+                f"{field}={file}: line {number} names {folder / path}, which is not "
+                "there; paths are relative to data_root and data_prefix, and with "
+                f"with_label={labeled} a line is {form}"
             )
 
 
@@ -177,7 +177,7 @@ def _check_categories(ann_file: Path, classes) -> None:
     if len(unknown) == len(set(names.values())):
         raise InputError(
             f"{ann_file}: none of its categories {unknown} is among metainfo.classes "
-            f"{tuple(classes)}; name them there"
+            f"{tuple(classes)}; list them there"
         )
     if unknown:
         print(f"{ann_file}: objects of {unknown}, not in metainfo.classes, are dropped")

@@ -52,7 +52,7 @@ def merge_options(cfg: Config, overrides: dict) -> None:
 
 
 def _replace_length(cfg: Config, overrides: dict) -> None:
-    """Let ``max_epochs`` of the command line replace the config's ``max_iters``."""
+    """Let ``max_epochs`` or ``max_iters`` replace the other one of the config."""
     names = {"max_iters", "max_epochs"}
     given = {name for name in names if f"train_cfg.{name}" in overrides}
     if len(given) == 1 and str((cfg.get("train_cfg") or {}).get("type")) == LOOP:
@@ -120,9 +120,8 @@ def adapt_to_cpu(cfg: Config) -> str:
 def use_mixed_precision(cfg: Config) -> None:
     """Use bfloat16 without a loss scaler if the device supports it, else float16."""
     wrapper = cfg.optim_wrapper
-    if not torch.cuda.is_available() or torch.cuda.is_bf16_supported(
-        including_emulation=False
-    ):
+    has_gpu, native = torch.cuda.is_available(), dict(including_emulation=False)
+    if not has_gpu or torch.cuda.is_bf16_supported(**native):
         _use_bfloat16(wrapper)
     elif not str(wrapper.get("type")).endswith("AmpOptimWrapper"):
         wrapper.type = "AmpOptimWrapper"

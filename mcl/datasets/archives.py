@@ -140,7 +140,7 @@ def list_images(path: str, extensions: Sequence[str]) -> list[Member]:
     if not images and inner:
         raise InputError(
             f"archives={path}: it holds archives, such as {inner[0]}, not images; "
-            "unpack it once and name those"
+            "unpack it and name the inner archives"
         )
     return list(images.values())
 
@@ -221,7 +221,7 @@ def _list_tar(path: str) -> list[Member]:
     except (tarfile.TarError, EOFError) as error:
         raise InputError(
             f"archives={path}: it is no .tar or .zip file, or damaged ({error}); copy "
-            "it anew"
+            "it again"
         ) from error
     _check_end(path, end)
     return members
@@ -245,7 +245,7 @@ def _check_end(path: str, end: int) -> None:
         if block.strip(b"\0"):
             raise InputError(
                 f"archives={path}: the header at byte {end} is damaged, so later "
-                "images cannot be found; copy the file anew"
+                "images cannot be found; copy the file again"
             )
         while block := file.read(CHUNK):
             if block.strip(b"\0"):
@@ -262,7 +262,7 @@ def _list_zip(path: str, extensions: tuple[str, ...]) -> list[Member]:
             entries = archive.infolist()
     except zipfile.BadZipFile as error:
         raise InputError(
-            f"archives={path}: it is damaged or cut short ({error}); copy it anew"
+            f"archives={path}: it is damaged or cut short ({error}); copy it again"
         ) from error
     members = []
     for entry in entries:
@@ -295,8 +295,8 @@ def _read_cache(cache: str | None, extensions: list[str]) -> dict:
     # Any other file must not be overwritten.
     if not isinstance(archives, dict) or "version" not in content:
         raise InputError(
-            f"index_file={cache}: this is no index of archives; name a file that does "
-            "not exist yet, or delete it if it was one"
+            f"index_file={cache}: this is no index of archives; name a new file, or "
+            "delete this one if it is an old index"
         )
     meant = dict(version=CACHE_VERSION, extensions=extensions)
     return archives if meant.items() <= content.items() else {}

@@ -41,9 +41,9 @@ class MultiLevelViews(BaseTransform):
     Modified Keys:
         - img: list of uint8 RGB tensors (3, S / r, S / r), view after view and,
           within a view, level after level. With ``colors_on="device"`` the crops
-          keep their colors, ``shared_levels`` gives one crop of side S per view, and
-          the list ends with a float32 table, one row per tile. The table tells
-          :class:`~mcl.models.MCLDataPreprocessor` what to change.
+          keep their colors, and ``shared_levels`` gives one crop of side S per view.
+          A float32 table follows, one row of changes per tile for
+          :class:`~mcl.models.MCLDataPreprocessor`.
 
     Args:
         size: canvas side S in pixels, a multiple of 32.
@@ -112,7 +112,7 @@ class MultiLevelViews(BaseTransform):
         )
         for name, prob in (item for d in (probs, *views) for item in d.items()):
             if not 0 <= prob <= 1:
-                raise InputError(f"{name}={prob}: a probability lies between 0 and 1")
+                raise InputError(f"{name}={prob}: give a probability, 0 to 1")
         for name, low, high, most in (
             ("crop_scale", *crop_scale, 1),
             ("aspect_ratio", *aspect_ratio, math.inf),
@@ -125,7 +125,7 @@ class MultiLevelViews(BaseTransform):
                 )
         if not 0 <= solarize_threshold <= 255:
             raise InputError(
-                f"solarize_threshold={solarize_threshold}: it lies between 0 and 255"
+                f"solarize_threshold={solarize_threshold}: give a number from 0 to 255"
             )
         cropped = self.ratios[:1] if shared_levels else self.ratios
         self.sides = [size // r for _ in views for r in cropped]

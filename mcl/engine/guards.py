@@ -163,7 +163,7 @@ class UnreadableImageHook(Hook):
 
     def __init__(self, max_fraction: float = 0.01, interval: int = 50) -> None:
         if not 0 <= max_fraction <= 1:
-            raise InputError(f"max_fraction={max_fraction}: it lies between 0 and 1")
+            raise InputError(f"max_fraction={max_fraction}: give a number from 0 to 1")
         self.max_fraction = max_fraction
         self.interval = interval
         self.found: dict[str, str] = {}

@@ -116,9 +116,9 @@ class KNNHook(Hook):
         num_workers: of the loader, per process; 0 loads in the process itself.
 
     Raises:
-        InputError: before the run, when a folder is missing or has no classes, when a
-            part has no labels, one class only, a class without images or fewer images
-            than k, or when the two parts have different classes.
+        InputError: before the run, when a folder is missing, the classes of both parts
+            differ, or a part has no labels, only one class, a class without images, or
+            fewer images than k.
     """
 
     # After the line of LoggerHook.
@@ -167,7 +167,7 @@ class KNNHook(Hook):
             if seen[-1] not in names:
                 raise InputError(
                     f"KNNHook.{part}: it has a label {seen[-1]}, but metainfo.classes "
-                    f"has {len(names)} names: make them fit"
+                    f"has {len(names)} names: give one for each label"
                 )
             present[part] = [names[label] for label in seen]
             classes[part] = list(names.values())

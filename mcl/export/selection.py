@@ -152,8 +152,8 @@ def find_unread(weights: Mapping[str, Tensor], allow: bool = False) -> list[str]
             )
     if unread and not allow:
         raise InputError(
-            f"{unread[0]} has seen no batch: the ratios of pre-training leave that map "
-            "of the pyramid unread; --allow-unread writes its layers as they began, "
-            "--part backbone none"
+            f"{unread[0]} has seen no batch: the ratios of pre-training leave this map "
+            "of the pyramid unread; --allow-unread exports its untrained layers, "
+            "--part backbone leaves them out"
         )
     return unread

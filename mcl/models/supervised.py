@@ -55,14 +55,16 @@ class TileClassifierHead(BaseModule):
         super().__init__(init_cfg)
         self.ratios = check_ratios(ratios)
         if not isinstance(num_classes, int) or num_classes < 2:
-            raise InputError(f"num_classes={num_classes}: give 2 or more")
+            raise InputError(f"num_classes={num_classes}: give an integer >= 2")
         if len(level_weights) != len(self.ratios):
             raise InputError(
                 f"level_weights={level_weights}: give one for each of ratios="
                 f"{self.ratios}"
             )
         if not 0 <= label_smoothing < 1:
-            raise InputError(f"label_smoothing={label_smoothing}: give 0 to below 1")
+            raise InputError(
+                f"label_smoothing={label_smoothing}: give a number >= 0 and < 1"
+            )
         self.num_classes = num_classes
         self.level_weights = tuple(level_weights)
         self.label_smoothing = label_smoothing
@@ -234,8 +236,8 @@ class MCLSupervised(BaseSelfSupervisor):
         height, width = inputs.shape[-2:]
         if height != width or width % COARSEST_STRIDE:
             raise InputError(
-                f"images to classify are {height} x {width} pixels: crop squares, with "
-                f"CenterCrop, whose side is a multiple of {COARSEST_STRIDE}"
+                f"images to classify are {height} x {width} pixels: crop squares with "
+                f"CenterCrop, their side a multiple of {COARSEST_STRIDE}"
             )
         tiled = [self._tile_canvases(inputs, ratio) for ratio in self.head.ratios[1:]]
         embeddings = embed_canvases(self.backbone, self.neck, [inputs, *tiled])
