@@ -256,8 +256,8 @@ class MCLSupervised(BaseSelfSupervisor):
         Images from the beginning fill up the last canvas. If the montage lays no
         canvases, return the resized images (B, 3, S / r, S / r).
         """
-        side, slots = images.shape[-1] // ratio, ratio**2
-        tiles = image_ops.resize(images, [side, side], antialias=True)
+        slots, sides = ratio**2, [images.shape[-1] // ratio] * 2
+        tiles = image_ops.resize(images, sides, antialias=True)  # (B, 3, S / r, S / r)
         if not getattr(self.data_preprocessor.montage, "on_canvas", True):
             return tiles
         filled = -(-len(images) // slots) * slots
