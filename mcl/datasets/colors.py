@@ -162,7 +162,7 @@ def paint(crop: np.ndarray, colors: Colors, row: int) -> np.ndarray:
 def _jitter(pixels: np.ndarray, step: int, factor: float) -> np.ndarray:
     """One step of color jitter on float32 RGB, 0..1."""
     if step == HUE:
-        return _turn_hue(pixels, factor)
+        return _shift_hue(pixels, factor)
     weights = np.array(GRAY_WEIGHTS)
     if step == SATURATION:  # blend each pixel with its own gray
         matrix = factor * np.eye(3) + (1 - factor) * weights
@@ -174,7 +174,7 @@ def _jitter(pixels: np.ndarray, step: int, factor: float) -> np.ndarray:
     return np.clip(pixels, 0, 1, out=pixels)
 
 
-def _turn_hue(pixels: np.ndarray, turns: float) -> np.ndarray:
+def _shift_hue(pixels: np.ndarray, turns: float) -> np.ndarray:
     hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)  # hue 0..360
     hue = cv2.extractChannel(hsv, 0) + np.float32(360 * turns)
     hue -= 360 * np.floor(hue / 360)
