@@ -1,4 +1,4 @@
-"""What must be so before a module of a host can be imported; comes first."""
+"""Preparation for the import of the hosts' modules; this module comes first."""
 
 import codecs
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ import torch
 
 import mmcv_ops_fallback
 
-# The fallback installs itself, and speaks up where MMCV is missing.
+# Importing the fallback installs it, or raises an error when MMCV is missing.
 __all__ = ["let_checkpoints_load", "mmcv_ops_fallback"]
 _missing = [p for p in ("mmengine", "mmdet", "mmpretrain") if not find_spec(p)]
 if _missing:
@@ -19,23 +19,23 @@ if _missing:
 
 
 def let_checkpoints_load() -> None:
-    """Declare what MMEngine keeps in a checkpoint safe to load.
+    """Declare MMEngine's objects in checkpoints as safe to load.
 
-    Files are read here with ``weights_only``, which refuses other objects. The
-    maintained MMEngine declares these too, but only while it reads a file itself.
+    ``weights_only`` refuses all other objects. The maintained MMEngine also declares
+    them, but only while it reads a file itself.
     """
     from mmengine.logging import HistoryBuffer
 
     def buffer_method(owner: type, name: str):
-        """The one use that a HistoryBuffer's pickle has for ``getattr``.
+        """``getattr`` restricted to its one use in a HistoryBuffer's pickle.
 
-        The builtin itself would hand out whatever an attacker asks for.
+        The builtin would return any attribute that an attacker names.
         """
         if owner is not HistoryBuffer or name not in ("min", "max", "current", "mean"):
             raise UnpicklingError(f"refused: GLOBAL getattr of {owner}.{name}")
         return getattr(owner, name)
 
-    # Looked up by these names, in every torch from 2.4 on.
+    # torch >= 2.4 looks it up by these names.
     buffer_method.__module__ = "builtins"
     buffer_method.__name__ = buffer_method.__qualname__ = "getattr"
     core = getattr(np, "_core", None) or np.core
@@ -44,7 +44,7 @@ def let_checkpoints_load() -> None:
             HistoryBuffer,
             buffer_method,
             slice,
-            # Torch before 2.6 does not know the one that NumPy's scalars need.
+            # NumPy's scalars need it, and torch before 2.6 does not allow it.
             codecs.encode,
             core.multiarray._reconstruct,
             core.multiarray.scalar,

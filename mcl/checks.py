@@ -1,26 +1,26 @@
-"""What is checked before a run starts: paths, checkpoints, labels."""
+"""Checks before a run starts: paths, checkpoints, labels."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.runner import find_latest_checkpoint
 
-from .config import LOADERS, datasets, named_datasets
+from .config import LOADERS, datasets, named_datasets, walk
 from .datasets.archives import find_archives
 from .errors import InputError
 from .export.checkpoint import read_checkpoint
 
-# Lines of a list whose images are looked for before a run.
+# Lines of a list whose images must exist before a run.
 LIST_CHECKED = 100
 
 
 def make_work_dir(path: str) -> None:
-    """Make the folder that logs and checkpoints go to.
+    """Make the folder of logs and checkpoints.
 
     Raises:
-        InputError: when that cannot be done.
+        InputError: when it cannot be made.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -29,30 +29,31 @@ def make_work_dir(path: str) -> None:
 
 
 def check_paths(cfg: Config, trust: bool = False) -> None:
-    """Look for every folder and file that the config names.
+    """Check every folder and file that the config names.
 
     Args:
-        cfg: of a run.
-        trust: whether its checkpoint may hold objects other than tensors.
+        cfg: config of a run.
+        trust: whether its checkpoints may hold objects other than tensors.
 
     Raises:
-        InputError: naming the field and the path that is not there.
+        InputError: naming the field and the path that does not exist.
     """
     _check_checkpoint(cfg, trust)
-    for init in _pretrained(cfg.get("model")):
-        _check_initial(init, trust)
+    for node in walk(cfg.get("model")):
+        if node.get("type") in ("Pretrained", "PretrainedInit"):
+            _check_initial(node, trust)
     check_data(cfg)
 
 
 def check_data(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:
-    """Look for every folder, list and archive that the config's data sets name.
+    """Check every folder, list and archive that the config's data sets name.
 
     Args:
-        cfg: of a run.
-        loaders: those whose data sets are looked for.
+        cfg: config of a run.
+        loaders: the loaders to check.
 
     Raises:
-        InputError: naming the field and the path that is not there.
+        InputError: naming the field and the path that does not exist.
     """
     for loader in loaders:
         node = (cfg.get(loader) or {}).get("dataset")
@@ -74,19 +75,8 @@ def _check_checkpoint(cfg: Config, trust: bool) -> None:
         )
 
 
-def _pretrained(node) -> Iterator[dict]:
-    """Every ``init_cfg`` that loads a file, wherever it is in the model."""
-    if isinstance(node, dict):
-        if node.get("type") in ("Pretrained", "PretrainedInit"):
-            yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _pretrained(child)
-
-
 def _check_initial(init: dict, trust: bool) -> None:
-    """Read a file that weights begin from, since the host would read any."""
+    """Check a file of initial weights. The host would unpickle any content."""
     path, prefix = str(init.get("checkpoint")), init.get("prefix") or ""
     if "://" in path:
         return
@@ -94,23 +84,23 @@ def _check_initial(init: dict, trust: bool) -> None:
     weights = content.get("state_dict", content)
     if not any(str(name).startswith(prefix) for name in weights):
         raise InputError(
-            f"init_cfg.prefix={prefix!r}: no weight of {path} is called so, as "
-            f"{next(iter(weights), 'none')} shows"
+            f"init_cfg.prefix={prefix!r}: no weight of {path} begins with it; give the "
+            f"prefix of its names, such as {next(iter(weights), 'none')}"
         )
 
 
 def _check_dataset(field: str, dataset: dict) -> None:
-    root = Path(dataset.get("data_root") or "")
-    if "://" in str(root):
+    if "://" in str(dataset.get("data_root")):
         return
+    root = Path(dataset.get("data_root") or "")
     if not root.is_dir():
         raise InputError(
             f"{field}.data_root={root}: there is no such folder; set it with "
             "--cfg-options or link the data there"
         )
-    ann_file = dataset.get("ann_file")
-    if ann_file and not (root / ann_file).is_file():
-        raise InputError(f"{field}.ann_file={root / ann_file}: there is no such file")
+    ann_file = root / (dataset.get("ann_file") or "")
+    if dataset.get("ann_file") and not ann_file.is_file():
+        raise InputError(f"{field}.ann_file={ann_file}: there is no such file")
     if dataset.get("archives") is not None:
         try:
             find_archives(dataset["archives"], str(root))
@@ -118,49 +108,49 @@ def _check_dataset(field: str, dataset: dict) -> None:
             raise InputError(f"{field}.{error}") from error
         return
     prefixes = dataset.get("data_prefix") or ""
-    for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
+    prefixes = prefixes if isinstance(prefixes, dict) else dict(img_path=prefixes)
+    for prefix in prefixes.values():
         folder = root / prefix
         if not folder.is_dir():
             raise InputError(f"{field}.data_prefix={folder}: there is no such folder")
         if not any(folder.iterdir()):
             raise InputError(f"{field}: the folder {folder} is empty; put images there")
+    if ann_file.is_file() and str(dataset.get("type")).endswith("CustomDataset"):
+        folder = root / prefixes.get("img_path", "")
+        _check_list(
+            f"{field}.ann_file", ann_file, folder, dataset.get("with_label", True)
+        )
 
-    if ann_file and str(dataset.get("type")).endswith("CustomDataset"):
-        labeled = dataset.get("with_label", True)
-        _check_list(f"{field}.ann_file={root / ann_file}", root, dataset, labeled)
 
-
-def _check_list(field: str, root: Path, dataset: dict, labeled: bool) -> None:
-    """Check the form of all lines of a list, and that its first images are there."""
-    prefix = dataset.get("data_prefix") or ""
-    folder = root / (prefix.get("img_path", "") if isinstance(prefix, dict) else prefix)
-    lines = (root / dataset["ann_file"]).read_text().splitlines()
+def _check_list(field: str, file: Path, folder: Path, labeled: bool) -> None:
+    """Check the form of all lines of a list, and that its first images exist."""
+    lines = file.read_text().splitlines()
     if not lines:
         raise InputError(
-            f"{field}: the file is empty; write the path of an image a line"
+            f"{field}={file}: it is empty; write one image's path per line"
         )
+    form = "`path label`, with an integer" if labeled else "`path`"
     for number, line in enumerate(lines, 1):
         path, _, label = line.strip().rpartition(" ") if labeled else (line, "", "0")
         if not path.strip() or not label.isdecimal():
-            form = "`path label`, with a whole number" if labeled else "`path`"
             raise InputError(
-                f"{field}: line {number} is {line!r}, but a line is {form}; mend it or "
-                f"set with_label={not labeled}"
+                f"{field}={file}: line {number} is {line!r}, but a line is {form}; "
+                f"correct it or set with_label={not labeled}"
             )
-        # The rest is found missing, and counted, when it is read.
+        # Later images are reported and counted when they are loaded.
         if number <= LIST_CHECKED and not (folder / path).is_file():
             raise InputError(
-                f"{field}: line {number} names {folder / path}, which is not there; "
-                "paths are relative to data_root and data_prefix, and with_label="
-                f"{labeled} makes a line {'`path label`' if labeled else '`path`'}"
+                f"{field}={file}: line {number} names {folder / path}, which is not "
+                "there; paths are relative to data_root and data_prefix, and with "
+                f"with_label={labeled} a line is {form}"
             )
 
 
 def check_labels(cfg: Config) -> None:
     """Check a detector's number of classes against its COCO-format annotations.
 
-    The data set drops categories it does not know without a word; a head with too
-    few classes fails in the middle of training with an index error.
+    The data set silently drops categories it does not know. A head with too few classes
+    fails during training with an index error.
 
     Raises:
         InputError: naming the file and the classes.
@@ -168,9 +158,8 @@ def check_labels(cfg: Config) -> None:
     num_classes = _num_classes(cfg.get("model"))
     for dataset in datasets((cfg.get("train_dataloader") or {}).get("dataset")):
         classes = (dataset.get("metainfo") or {}).get("classes")
-        ann_file = Path(dataset.get("data_root") or "") / (
-            dataset.get("ann_file") or ""
-        )
+        root = Path(dataset.get("data_root") or "")
+        ann_file = root / (dataset.get("ann_file") or "")
         if classes is None or ann_file.suffix != ".json":
             continue
         if num_classes is not None and num_classes != len(classes):
@@ -188,15 +177,15 @@ def _check_categories(ann_file: Path, classes) -> None:
     if len(unknown) == len(set(names.values())):
         raise InputError(
             f"{ann_file}: none of its categories {unknown} is among metainfo.classes "
-            f"{tuple(classes)}; name them there"
+            f"{tuple(classes)}; list them there"
         )
     if unknown:
         print(f"{ann_file}: objects of {unknown}, not in metainfo.classes, are dropped")
     stray = {a["category_id"] for a in annotations["annotations"]} - set(names)
     if stray:
         raise InputError(
-            f"{ann_file}: annotations use category_id {sorted(stray)}, which its "
-            f"categories do not list: they are {sorted(names)}; mend the file"
+            f"{ann_file}: annotations use category_id {sorted(stray)}, but its "
+            f"categories are {sorted(names)}; correct the file"
         )
 
 

@@ -1,4 +1,4 @@
-"""What the command line and the machine change of a config."""
+"""Reading of configs, and changes by the command line and for the machine."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 def read_config(path: str) -> Config:
-    """The config of a file.
+    """Read the config in a file.
 
     Raises:
         InputError: when there is no such file, or it is no config.
@@ -36,10 +36,10 @@ def read_config(path: str) -> Config:
 
 
 def merge_options(cfg: Config, overrides: dict) -> None:
-    """Merge --cfg-options; a key that the config had not may be a slip of the pen.
+    """Merge --cfg-options, and warn about new keys, which may be typing errors.
 
     Raises:
-        InputError: when a list is given an index that it has not.
+        InputError: for an index that a list does not have.
     """
     new = sorted({key.split(".")[0] for key in overrides} - set(cfg))
     if new:
@@ -52,7 +52,7 @@ def merge_options(cfg: Config, overrides: dict) -> None:
 
 
 def _replace_length(cfg: Config, overrides: dict) -> None:
-    """Let ``max_epochs`` of the command line replace the config's ``max_iters``."""
+    """Let ``max_epochs`` or ``max_iters`` replace the other one of the config."""
     names = {"max_iters", "max_epochs"}
     given = {name for name in names if f"train_cfg.{name}" in overrides}
     if len(given) == 1 and str((cfg.get("train_cfg") or {}).get("type")) == LOOP:
@@ -61,7 +61,7 @@ def _replace_length(cfg: Config, overrides: dict) -> None:
 
 
 def settle_loaders(cfg: Config) -> None:
-    """Settings of a loader that follow from others, so that one override is enough."""
+    """Turn ``persistent_workers`` off in loaders with ``num_workers=0``."""
     for name in LOADERS:
         loader = cfg.get(name)
         if loader and loader.get("num_workers") == 0:
@@ -69,10 +69,10 @@ def settle_loaders(cfg: Config) -> None:
 
 
 def share_batch_size(loader: Mapping) -> dict:
-    """A loader's config with its batch size handed to a ``ReplayableSampler``.
+    """Copy a loader's config with its batch size given to a ``ReplayableSampler``.
 
     Raises:
-        InputError: when the sampler's config says another one.
+        InputError: when the sampler's config has another batch size.
     """
     sampler = dict(loader.get("sampler") or {})
     kind = sampler.get("type")
@@ -86,18 +86,16 @@ def share_batch_size(loader: Mapping) -> dict:
 
 
 def adapt_to_cpu(cfg: Config) -> str:
-    """Change what needs an accelerator; return one line that says so.
+    """Change settings that need an accelerator; return a line that reports this.
 
-    SyncBN becomes BN, the process group gloo, mixed precision bfloat16 autocast
-    without a loss scaler, or float32 where that computes wrong gradients, and loaders
-    do not pin memory.
+    SyncBN becomes BN, and the process group's backend gloo. Mixed precision becomes
+    bfloat16 autocast without a loss scaler, or float32 where bfloat16 gives wrong
+    gradients. Loaders do not pin memory.
     """
-    cfg.sync_bn = None
-    _replace_sync_bn(cfg.get("model"))
-    dist_cfg = cfg.setdefault("env_cfg", ConfigDict()).setdefault(
-        "dist_cfg", ConfigDict()
-    )
-    dist_cfg.backend = "gloo"
+    cfg.merge_from_dict({"sync_bn": None, "env_cfg.dist_cfg.backend": "gloo"})
+    for node in walk(cfg.get("model")):
+        if node.get("type") == "SyncBN":
+            node["type"] = "BN"
     # DistributedDataParallel takes no device indices on a CPU.
     cfg.model_wrapper_cfg = dict(
         type="MMDistributedDataParallel",
@@ -107,9 +105,7 @@ def adapt_to_cpu(cfg: Config) -> str:
     )
     wrapper = cfg.get("optim_wrapper")
     if wrapper and str(wrapper.get("type")).endswith("AmpOptimWrapper"):
-        wrapper.type = "mmpretrain.BFloat16OptimWrapper"
-        wrapper.pop("loss_scale", None)
-        wrapper.pop("dtype", None)
+        _use_bfloat16(wrapper)
     amp = bool(wrapper) and str(wrapper.get("type")).endswith("BFloat16OptimWrapper")
     precision = "bfloat16 autocast without a loss scaler" if amp else "float32"
     if amp and _shrinks_to_cells(cfg):
@@ -122,49 +118,52 @@ def adapt_to_cpu(cfg: Config) -> str:
 
 
 def use_mixed_precision(cfg: Config) -> None:
-    """bfloat16 without a loss scaler where the device has it, else float16."""
-    if not torch.cuda.is_available() or torch.cuda.is_bf16_supported(
-        including_emulation=False
-    ):
-        cfg.optim_wrapper.type = "mmpretrain.BFloat16OptimWrapper"
-        cfg.optim_wrapper.pop("loss_scale", None)
-        cfg.optim_wrapper.pop("dtype", None)
-    elif not str(cfg.optim_wrapper.get("type")).endswith("AmpOptimWrapper"):
-        cfg.optim_wrapper.type = "AmpOptimWrapper"
-        cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+    """Use bfloat16 without a loss scaler if the device supports it, else float16."""
+    wrapper = cfg.optim_wrapper
+    has_gpu, native = torch.cuda.is_available(), dict(including_emulation=False)
+    if not has_gpu or torch.cuda.is_bf16_supported(**native):
+        _use_bfloat16(wrapper)
+    elif not str(wrapper.get("type")).endswith("AmpOptimWrapper"):
+        wrapper.type = "AmpOptimWrapper"
+        wrapper.setdefault("loss_scale", "dynamic")
 
 
-def _replace_sync_bn(node) -> None:
+def _use_bfloat16(wrapper: ConfigDict) -> None:
+    wrapper.type = "mmpretrain.BFloat16OptimWrapper"
+    wrapper.pop("loss_scale", None)
+    wrapper.pop("dtype", None)
+
+
+def walk(node) -> Iterator[dict]:
+    """Yield every dict in a config, the node itself first."""
     if isinstance(node, dict):
-        for key, value in node.items():
-            if key == "type" and value == "SyncBN":
-                node[key] = "BN"
-            _replace_sync_bn(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            _replace_sync_bn(value)
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from walk(child)
 
 
 def _shrinks_to_cells(cfg: Config) -> bool:
-    """Whether crops off the canvas are single cells before the backbone's last stage.
+    """Whether tiles without canvases are one cell before the backbone's last stage.
 
-    There torch (2.14, 2.15) computes garbage on a CPU in bfloat16 for the weights of a
-    ResNet's 3 x 3 conv of stride 2.
+    For these, torch (2.14, 2.15) on a CPU computes wrong bfloat16 gradients of the
+    weights of a ResNet's 3 x 3 conv of stride 2.
 
     Raises:
-        InputError: for a size or ratios that cannot work.
+        InputError: for a wrong size or wrong ratios.
     """
     model = cfg.get("model") or {}
     montage = (model.get("data_preprocessor") or {}).get("montage") or {}
     if montage.get("on_canvas", True):
         return False
     montage = share_model(model)["data_preprocessor"]["montage"]
-    # The map before the last stage has a cell for 16 pixels, or a part of them.
+    # A cell of the map before the last stage covers 16 pixels.
     return check_size(montage["size"]) // max(check_ratios(montage["ratios"])) <= 16
 
 
 def join_cpu_processes(launcher: str) -> None:
-    """Set up gloo; the host's own set-up asks every process for a CUDA device.
+    """Set up gloo. The host's own setup needs a CUDA device for every process.
 
     Raises:
         InputError: for a launcher other than torchrun.
@@ -182,26 +181,30 @@ def join_cpu_processes(launcher: str) -> None:
 def leave_processes() -> None:
     """Leave the process group, if any, at the end of a run.
 
-    Its threads, where they still run as Python ends, can abort the process.
+    Threads of the group that still run when Python ends can abort the process.
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def datasets(node) -> Iterator[dict]:
-    """Every data set's config under a loader's, wrappers left out."""
+    """Yield the config of every data set of a loader, without wrappers."""
     return (dataset for _, dataset in named_datasets(node, "dataset"))
 
 
 def named_datasets(node, field: str) -> Iterator[tuple[str, dict]]:
-    """The same, each behind its field, as ``--cfg-options`` takes it."""
+    """Yield the same with their fields, as ``--cfg-options`` takes them.
+
+    Args:
+        node: a data set's config, perhaps of a wrapper.
+        field: the node's field.
+    """
     if not isinstance(node, dict):
         return
-    parts = node.get("datasets") or ()
-    inner = {f"datasets.{i}": child for i, child in enumerate(parts)}
-    if not inner and "dataset" in node:
-        inner = dict(dataset=node["dataset"])
-    for name, child in inner.items():
-        yield from named_datasets(child, f"{field}.{name}")
-    if not inner:
+    if node.get("datasets"):
+        for i, child in enumerate(node["datasets"]):
+            yield from named_datasets(child, f"{field}.datasets.{i}")
+    elif "dataset" in node:
+        yield from named_datasets(node["dataset"], f"{field}.dataset")
+    else:
         yield field, node

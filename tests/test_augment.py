@@ -7,7 +7,7 @@ from torchvision.transforms.v2 import functional as ops
 
 from mcl.datasets import MultiLevelViews, colors
 from mcl.datasets.colors import NEVER, Colors, ColorSampler
-from mcl.datasets.transforms import NUM_DRAWS, VIEWS
+from mcl.datasets.transforms import NUM_RANDOM, VIEWS
 from mcl.errors import InputError
 from mcl.models import MCLDataPreprocessor, augment
 
@@ -31,7 +31,7 @@ def draw(number: int, seed: int = 0, **change) -> Colors:
         blur_sigma=[(0.1, 2.0)] * number,
         solarize_threshold=128,
     )
-    uniform = np.random.default_rng(seed).random((number, colors.NUM_DRAWS))
+    uniform = np.random.default_rng(seed).random((number, colors.NUM_RANDOM))
     return ColorSampler(**{**settings, **change})(uniform)
 
 
@@ -259,7 +259,7 @@ def test_the_same_seed_gives_the_same_draws():
     torch.manual_seed(2)
     assert torch.equal(table(3), first)
     assert not torch.equal(table(3), first)
-    assert NUM_DRAWS == 36
+    assert NUM_RANDOM == 36
 
 
 def test_crops_of_too_few_levels_are_no_shared_ones():

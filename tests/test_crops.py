@@ -24,7 +24,7 @@ PLAIN = dict(
 
 
 def boxes(number: int, height: int, width: int, flip_prob=0.5) -> list[Box]:
-    uniform = np.random.default_rng(0).random((number, crops.NUM_DRAWS))
+    uniform = np.random.default_rng(0).random((number, crops.NUM_RANDOM))
     return BoxSampler(SCALE, ASPECT, flip_prob)(uniform, height, width)
 
 

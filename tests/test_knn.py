@@ -177,7 +177,7 @@ def test_what_gives_no_score_or_is_replaced_is_said(labeled, tmp_path):
     hook.after_train_iter(runner)
     level, text = said[2]
     assert level == logging.WARNING and "knn_backbone: 1.0000" in text
-    assert "knn_p5: no score, for features are not finite" in text and len(said) == 3
+    assert "knn_p5: no score, features are not finite" in text and len(said) == 3
     assert scores == [KEYS, {"knn_backbone"}]
 
 
@@ -242,7 +242,10 @@ def test_training_goes_on_bit_for_bit_and_the_log_has_it(
         (dict(val="{}/train/red"), "KNNHook.val=.*red: it has no sub-folders"),
         (dict(train="{}/empty"), "KNNHook.train: dataset: Found 0 files"),
         (dict(train="{}/one", val="{}/one"), "one class only, .'a'.*sub-folder"),
-        (dict(val="{}/one"), "3 classes and val 1; .'a', 'blue', 'green', 'red'. are"),
+        (
+            dict(val="{}/one"),
+            "3 classes and KNNHook.val 1: .'a', 'blue', 'green', 'red'. are",
+        ),
         (dict(k=22), "k=22: train has 21 images only"),
         (dict(images_per_class=1), "k=5: train has 3 images only"),
         (
@@ -269,7 +272,7 @@ def test_training_goes_on_bit_for_bit_and_the_log_has_it(
                     metainfo=dict(classes=("red", "green", "blue")),
                 )
             ),
-            "train has the classes .'blue'.* and val .'red'.* in another order",
+            "KNNHook.train has 3 classes and KNNHook.val 3: the order differs",
         ),
         (
             dict(

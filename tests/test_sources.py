@@ -311,8 +311,8 @@ def test_archives_that_cannot_be_read_are_refused_in_words(
     whole = tar.read_bytes()
     assert "compressed with gzip as a whole" in refused(gzip.compress(whole), "y.tgz")
     assert "it is no .tar or .zip file, or damaged" in refused(b"no archive" * 99)
-    assert "copy it anew" in refused(whole[: len(whole) // 3])
-    assert "copy it anew" in refused(b"")
+    assert "copy it again" in refused(whole[: len(whole) // 3])
+    assert "copy it again" in refused(b"")
     second = archives.list_images(str(tar), [".jpg"])[1].offset - 512
     damaged = whole[:second] + b"x" * 512 + whole[second + 512 :]
     assert f"the header at byte {second} is damaged" in refused(damaged)
@@ -372,8 +372,8 @@ def test_a_coco_file_gives_what_its_folder_gives(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(images={}), "it has no list `images`"),
-        (dict(images=[]), "its list `images` is empty"),
+        (dict(images={}), "its list `images` is missing or empty"),
+        (dict(images=[]), "its list `images` is missing or empty"),
         (dict(images=[dict(id=1)]), r"images\[0\] has no `file_name`"),
         (
             dict(images=[dict(file_name="x/1.jpg")]),
@@ -389,7 +389,10 @@ def test_a_coco_file_that_cannot_serve(tmp_path, change, message):
 
 def test_a_coco_file_that_is_none(tmp_path):
     options = coco(tmp_path)
-    for content, message in (("[]", "no list `images`"), ("{", "it is no JSON file")):
+    for content, message in (
+        ("[]", "`images` is missing"),
+        ("{", "it is no JSON file"),
+    ):
         (tmp_path / "ann.json").write_text(content)
         with pytest.raises(InputError, match=message):
             build("COCOImages", **options)
@@ -470,7 +473,7 @@ def test_what_is_missing_is_said_before_the_run(tmp_path):
     lines.write_text("001.jpg\n\n002.jpg\n")
     assert "line 2 is ''" in said(cfg)
     lines.write_text("")
-    assert "the file is empty" in said(cfg)
+    assert "train.txt: it is empty" in said(cfg)
     lines.unlink()
     assert "train.txt: there is no such file" in said(cfg)
 

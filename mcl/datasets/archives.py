@@ -1,9 +1,8 @@
-"""Images inside tar and zip files, found once and read by their place in the file.
+"""Images inside tar and zip files: an index of their places, and reads by place.
 
-The loader asks for images in any order, so what is needed of an archive is where each
-member lies. A read is then one `pread`: it moves no file position, so processes that
-share a handle after a fork do not disturb each other, and none has to read an archive's
-directory again.
+The loader asks for images in any order, so the index keeps the offset of each member.
+A read is one `pread`, which moves no file position. Forked processes can therefore
+share a file handle, and none has to read an archive's directory again.
 """
 
 import json
@@ -24,18 +23,18 @@ from mmengine.logging import print_log
 
 from ..errors import InputError
 
-# What the first bytes say of a file from which nothing can be read at random.
+# First bytes of compressed files, which allow no random access.
 COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-# Archives a process keeps open; the usual limit is 1024 files.
+# Archives that a process keeps open. The usual limit is 1024 files.
 MAX_OPEN = 256
-# Bytes of a zip member's own header before its name.
+# Bytes of a zip member's header, without its name.
 ZIP_HEADER = 30
-# Bytes looked at together behind a tar's end.
+# Bytes behind a tar's end that are checked at a time.
 CHUNK = 2**20
 CACHE_VERSION = 2
 
@@ -44,11 +43,11 @@ class Member(NamedTuple):
     """A file inside an archive.
 
     Attributes:
-        name: its path inside the archive, without `.`, `..` and empty parts.
-        offset: byte where its content begins (tar) or its header (zip).
-        size: bytes that its content takes there.
-        method: zip's way to compress it; None in a tar.
-        crc: zip's checksum of the content; None in a tar.
+        name: path inside the archive, without `.`, `..` and empty parts.
+        offset: byte where its content (tar) or its header (zip) begins.
+        size: bytes of its content in the archive.
+        method: compression method of a zip; None in a tar.
+        crc: checksum of the content in a zip; None in a tar.
     """
 
     name: str
@@ -59,58 +58,52 @@ class Member(NamedTuple):
 
 
 def find_archives(patterns: str | Sequence[str], root: str = "") -> list[str]:
-    """Paths of the archives that match, sorted, each file once whatever leads to it.
+    """Sorted paths of the archives that match. A file with several paths counts once.
 
     Args:
         patterns: paths or globs, relative to ``root`` or absolute.
 
     Raises:
-        InputError: naming a path that is no file, or all globs when none matches.
+        InputError: for a path that is no file, or when no glob matches.
     """
     patterns = [patterns] if isinstance(patterns, str) else patterns
     paths = [os.path.join(root, os.path.expanduser(p)) for p in patterns]
     if not paths:
         raise InputError("archives=[]: name at least one .tar or .zip file")
-    found, missing = [], []
-    for path in paths:
-        # A file's own name may hold brackets, which mean something in a glob.
-        matches = [path] if os.path.isfile(path) else glob(path, recursive=True)
-        files = [f for f in matches if os.path.isfile(f)]
-        found += files
-        if not files and escape(path) == path:  # a path, not a glob
-            missing.append(path)
-    if missing or not found:
+    # A file's own name may hold brackets, which a glob would interpret.
+    found = {p: [p] if os.path.isfile(p) else glob(p, recursive=True) for p in paths}
+    files = [f for matches in found.values() for f in matches if os.path.isfile(f)]
+    missing = [p for p in paths if escape(p) == p and not os.path.isfile(p)]
+    if missing or not files:
         raise InputError(
             f"archives={', '.join(missing or paths)}: there is no such file; give "
             "paths or globs of .tar and .zip files, relative to data_root"
         )
-    unique: dict[str, str] = {}
-    for path in sorted(found):
-        unique.setdefault(os.path.realpath(path), path)
-    return list(unique.values())
+    unique = {os.path.realpath(path): path for path in sorted(files, reverse=True)}
+    return sorted(unique.values())
 
 
 def index_archives(
     paths: Sequence[str], extensions: Sequence[str], cache: str | None = None
 ) -> dict[str, list[Member]]:
-    """Images of each archive, in the archive's order.
+    """Find the images of each archive, in the archive's order.
 
     Args:
-        paths: of the archives.
-        extensions: what the names of images end with, in lower case.
-        cache: JSON file that keeps what was found, so that the next run looks only
-            into archives of another size or date.
+        paths: paths of the archives.
+        extensions: endings of image names, in lower case.
+        cache: JSON file that keeps the index. The next run then reads only the
+            archives whose size or date has changed.
 
     Raises:
-        InputError: for an archive without an order to read at random, a damaged one,
-            or a cache that is another file or cannot be written.
+        InputError: for a compressed or damaged archive, or a cache that is another
+            file or cannot be written.
     """
     extensions = sorted(extensions)
     known = _read_cache(cache, extensions)
     entries = {}
     for path in paths:
-        found, key = os.stat(path), os.path.abspath(path)
-        state = [found.st_size, found.st_mtime_ns]
+        status, key = os.stat(path), os.path.abspath(path)
+        state = [status.st_size, status.st_mtime_ns]
         entry = known.get(key)
         if entry is None or entry["state"] != state:
             entry = dict(state=state, members=list_images(path, extensions))
@@ -126,19 +119,18 @@ def index_archives(
 def list_images(path: str, extensions: Sequence[str]) -> list[Member]:
     """Images of one archive: regular files that are not hidden.
 
-    Where a name occurs twice the last one counts, as it does when unpacking.
+    The last of several members of one name counts, as it does when unpacking.
 
     Raises:
-        InputError: when it is compressed as a whole, damaged, or no archive.
+        InputError: when the file is compressed as a whole, damaged, or no archive.
     """
     with open(path, "rb") as file:
         head = file.read(6)
     for magic, name in COMPRESSED.items():
         if head.startswith(magic):
             raise InputError(
-                f"archives={path}: it is compressed with {name} as a whole, so an "
-                "image cannot be read without all before it; unpack it to a plain "
-                ".tar (images shrink no further) or to a folder"
+                f"archives={path}: it is compressed with {name} as a whole, so single "
+                "images cannot be read; unpack it to a plain .tar or to a folder"
             )
     endings = tuple(extensions)
     zipped = head.startswith(b"PK")
@@ -148,7 +140,7 @@ def list_images(path: str, extensions: Sequence[str]) -> list[Member]:
     if not images and inner:
         raise InputError(
             f"archives={path}: it holds archives, such as {inner[0]}, not images; "
-            "unpack it once and name those"
+            "unpack it and name the inner archives"
         )
     return list(images.values())
 
@@ -160,11 +152,11 @@ def read_member(
     method: int | None = None,
     crc: int | None = None,
 ) -> bytes:
-    """Content of a member; the arguments are those of :class:`Member`.
+    """Read the content of a member; the arguments are as in :class:`Member`.
 
     Raises:
         OSError: when the archive cannot be read.
-        ValueError: when it ends early, or a zip's checksum says it is damaged.
+        ValueError: when the archive ends early, or the content is damaged (zip).
     """
     handle = _open(archive)
     if method is None:
@@ -185,8 +177,9 @@ def read_member(
 class _Handle:
     """An open file that is read by offset only."""
 
+    descriptor = -1
+
     def __init__(self, path: str) -> None:
-        self.descriptor = -1
         self.descriptor = os.open(path, os.O_RDONLY)
 
     def read(self, offset: int, size: int) -> bytes:
@@ -200,12 +193,12 @@ class _Handle:
             os.close(self.descriptor)
 
 
-# Of the process, not of the data set: handles cannot be sent to spawned workers.
+# One cache per process, not per data set: spawned workers cannot receive handles.
 _open = lru_cache(MAX_OPEN)(_Handle)
 
 
 def _plain(name: str) -> str:
-    """A member's path as it is meant: some tools write ``./a``, ``/a`` or ``../a``."""
+    """A member's path without `.`, `..` and empty parts, which some tools write."""
     return "/".join(part for part in name.split("/") if part not in ("", ".", ".."))
 
 
@@ -220,7 +213,7 @@ def _list_tar(path: str) -> list[Member]:
     try:
         with tarfile.open(path, "r:") as tar:
             while entry := tar.next():
-                tar.members.clear()  # it would keep a kilobyte for each
+                tar.members.clear()  # a kilobyte each
                 if entry.isreg() and not entry.issparse():
                     name = _plain(entry.name)
                     members.append(Member(name, entry.offset_data, entry.size))
@@ -228,28 +221,31 @@ def _list_tar(path: str) -> list[Member]:
     except (tarfile.TarError, EOFError) as error:
         raise InputError(
             f"archives={path}: it is no .tar or .zip file, or damaged ({error}); copy "
-            "it anew"
+            "it again"
         ) from error
     _check_end(path, end)
     return members
 
 
 def _check_end(path: str, end: int) -> None:
-    """Zeros alone follow the last member; tarfile stops at whatever it cannot read."""
+    """Refuse anything but zeros behind the last member.
+
+    tarfile stops without an error at whatever it cannot read.
+    """
     with open(path, "rb") as file:
         file.seek(end)
         block = file.read(tarfile.BLOCKSIZE)
         if not block:
             print_log(
-                f"{path}: it has no mark at its end; if it was copied, compare its "
-                "size, for images after that may be lost",
+                f"{path}: it has no mark at its end, so images may be missing; "
+                "compare its size with the original's",
                 logger="current",
                 level=logging.WARNING,
             )
         if block.strip(b"\0"):
             raise InputError(
-                f"archives={path}: the header at byte {end} is damaged, so what "
-                "follows cannot be found; copy the file anew"
+                f"archives={path}: the header at byte {end} is damaged, so later "
+                "images cannot be found; copy the file again"
             )
         while block := file.read(CHUNK):
             if block.strip(b"\0"):
@@ -261,46 +257,34 @@ def _check_end(path: str, end: int) -> None:
 
 
 def _list_zip(path: str, extensions: tuple[str, ...]) -> list[Member]:
-    members = []
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except zipfile.BadZipFile as error:
         raise InputError(
-            f"archives={path}: it is damaged or cut short ({error}); copy it anew"
+            f"archives={path}: it is damaged or cut short ({error}); copy it again"
         ) from error
+    members = []
     for entry in entries:
         # The upper half is the file's mode where it was packed on Unix.
         if entry.is_dir() or stat.S_ISLNK(entry.external_attr >> 16):
             continue
-        name = _plain(entry.filename)
-        if _is_image(name, extensions):
-            _check_method(path, entry)
-        members.append(
-            Member(
-                name,
-                entry.header_offset,
-                entry.compress_size,
-                entry.compress_type,
-                entry.CRC,
+        name, method = _plain(entry.filename), entry.compress_type
+        encrypted = entry.flag_bits & 1
+        readable = method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if _is_image(name, extensions) and (encrypted or not readable):
+            how = "encrypted" if encrypted else f"compressed by method {method}"
+            raise InputError(
+                f"archives={path}: {entry.filename} is {how}, which cannot be read "
+                "here; pack it with `zip -0`"
             )
-        )
+        place = (entry.header_offset, entry.compress_size)
+        members.append(Member(name, *place, method, entry.CRC))
     return members
 
 
-def _check_method(path: str, entry: zipfile.ZipInfo) -> None:
-    encrypted = entry.flag_bits & 1
-    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-    if encrypted or entry.compress_type not in methods:
-        how = "encrypted" if encrypted else f"method {entry.compress_type}"
-        raise InputError(
-            f"archives={path}: {entry.filename} is compressed in a way that is not "
-            f"read here ({how}); pack it with `zip -0`"
-        )
-
-
 def _read_cache(cache: str | None, extensions: list[str]) -> dict:
-    """Archives of the cache; none where it is missing or made for other images."""
+    """Archives of the cache; none when it is missing or was made for other images."""
     if not cache or not os.path.exists(cache):
         return {}
     try:
@@ -308,11 +292,11 @@ def _read_cache(cache: str | None, extensions: list[str]) -> dict:
     except (OSError, ValueError):
         content = None
     archives = content.get("archives") if isinstance(content, dict) else None
-    # It will be written over.
+    # Any other file must not be overwritten.
     if not isinstance(archives, dict) or "version" not in content:
         raise InputError(
-            f"index_file={cache}: this is no index of archives; name a file that does "
-            "not exist yet, or delete it if it was one"
+            f"index_file={cache}: this is no index of archives; name a new file, or "
+            "delete this one if it is an old index"
         )
     meant = dict(version=CACHE_VERSION, extensions=extensions)
     return archives if meant.items() <= content.items() else {}
@@ -320,13 +304,12 @@ def _read_cache(cache: str | None, extensions: list[str]) -> dict:
 
 def _write_cache(cache: str, extensions: list[str], archives: dict) -> None:
     content = dict(version=CACHE_VERSION, extensions=extensions, archives=archives)
-    # Processes may write at once; each file appears whole, and all say the same.
+    # Processes may write at once: each writes the same content to a file of its own.
     part = f"{cache}.{os.uname().nodename}.{os.getpid()}"
     try:
         Path(cache).parent.mkdir(parents=True, exist_ok=True)
         Path(part).write_text(json.dumps(content))
         os.replace(part, cache)
     except OSError as error:
-        raise InputError(f"index_file={cache}: it cannot be written ({error})") from (
-            error
-        )
+        message = f"index_file={cache}: it cannot be written ({error})"
+        raise InputError(message) from error

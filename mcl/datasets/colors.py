@@ -1,9 +1,9 @@
-"""Color augmentation: what is drawn for a crop, and its use on one crop on the CPU.
+"""Color augmentation: random parameters of a crop, and their use on the CPU.
 
-Drawing is kept apart from use: the same draws serve :func:`paint` here, a crop at a
-time in the loader's workers, and :func:`~mcl.models.augment.paint_batch`, all crops of
-a level at once on the training device. Both compute in floating point from the uint8
-crop on, without rounding in between, so they differ by a rounding of the last step.
+The same parameters serve two implementations. :func:`paint` here handles one crop at a
+time in the loader's workers. :func:`~mcl.models.augment.paint_batch` handles all crops
+of a level at once on the training device. Both compute in floating point and round
+once, at the end. They differ by that rounding alone.
 """
 
 from collections.abc import Sequence
@@ -17,29 +17,30 @@ from torchvision.transforms import v2
 
 from ..errors import InputError
 
-# The steps of color jitter, in torchvision's order of arguments; the value that leaves
-# a crop as it is; numbers by which `Colors.order` calls them.
+# The steps of color jitter in torchvision's order of arguments, the value of each that
+# leaves a crop unchanged, and their numbers in `Colors.order`.
 JITTER = ("brightness", "contrast", "saturation", "hue")
 NEUTRAL = (1.0, 1.0, 1.0, 0.0)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-# Share of red, green and blue in gray (Rec. 601, as torchvision rounds it).
+# Weights of red, green and blue in gray (Rec. 601, as torchvision rounds them).
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
-# Random numbers that the colors of a crop take.
-NUM_DRAWS = 13
-# A solarize threshold that no value reaches.
+# Random numbers for the colors of a crop.
+NUM_RANDOM = 13
+# A solarize threshold above all values.
 NEVER = 256.0
 
 
 class Colors(NamedTuple):
-    """What is done to the colors of n crops, in this order; all on the CPU.
+    """Color changes of n crops, in the order of their use. All tensors are on the CPU.
 
     Attributes:
-        factors: (n, 4) for brightness, contrast and saturation as torchvision's
-            functions take them, 1 being neutral, and the hue's shift in turns.
-        order: (n, 4) 0..3, which of them comes first, second, ...
-        gray: (n,) bool.
-        sigma: (n,) of the blur, pixels of the crop; 0 for none.
-        solarize: (n,) values from here on are inverted, 0..255; 256 for none.
+        factors: (n, 4), factors of brightness, contrast and saturation (1 is neutral),
+            and the shift of the hue in turns (0 is neutral), as in torchvision.
+        order: (n, 4), the order of these four steps, 0..3.
+        gray: (n,), bool.
+        sigma: (n,), of the blur, in pixels of the crop; 0 for no blur.
+        solarize: (n,), values from this threshold on are inverted, 0..255; 256 for
+            none.
     """
 
     factors: Tensor
@@ -49,7 +50,7 @@ class Colors(NamedTuple):
     solarize: Tensor
 
     def to_table(self) -> Tensor:
-        """One float32 tensor (n, 11), for the way through a loader."""
+        """All fields as one float32 tensor (n, 11), which a loader can collate."""
         columns = [self.gray[:, None], self.sigma[:, None], self.solarize[:, None]]
         return torch.cat([self.factors, self.order, *columns], 1).float()
 
@@ -60,19 +61,22 @@ class Colors(NamedTuple):
         return cls(factors, order.long(), gray[:, 0] > 0, sigma[:, 0], solarize[:, 0])
 
     def take(self, rows: slice | Tensor) -> "Colors":
-        """The colors of some of the crops."""
+        """Select the colors of some crops."""
         return Colors(*(field[rows] for field in self))
 
 
 class ColorSampler:
-    """Draw the colors of the crops of an image.
+    """Sample the colors of the n crops of an image.
 
     Args:
         color_jitter: arguments of torchvision's ``ColorJitter``.
-        color_jitter_prob, gray_prob: chances of jitter and of gray.
-        blur_prob, solarize_prob: chances, one for each crop.
-        blur_sigma: smallest and largest sigma for each crop, its own pixels: (n, 2).
-        solarize_threshold: values from here on are inverted, 0..255.
+        color_jitter_prob, gray_prob: probabilities of jitter and of gray.
+        blur_prob, solarize_prob: (n,), probabilities for each crop.
+        blur_sigma: (n, 2), smallest and largest sigma, in pixels of each crop.
+        solarize_threshold: values from this threshold on are inverted, 0..255.
+
+    Raises:
+        InputError: when ``color_jitter`` is not what torchvision takes.
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class ColorSampler:
         self.solarize_threshold = float(solarize_threshold)
 
     def __call__(self, uniform: np.ndarray) -> Colors:
-        """Turn numbers drawn from 0..1, (n, 13), into the colors of n crops."""
+        """Turn random numbers from 0..1, (n, 13), into the colors of n crops."""
         jittered, grayed, blurred, sigma, solarized = uniform[:, 8:].T
         factors = self.low + (self.high - self.low) * uniform[:, :4]
         factors[jittered >= self.color_jitter_prob] = NEUTRAL
@@ -113,7 +117,7 @@ class ColorSampler:
         )
         return Colors(
             torch.from_numpy(factors),
-            # Independent keys put the four steps in any order with equal chance.
+            # Sorting four independent numbers gives every order equal probability.
             torch.from_numpy(uniform[:, 4:8].argsort(1)),
             torch.from_numpy(grayed < self.gray_prob),
             torch.from_numpy(sigma),
@@ -122,7 +126,7 @@ class ColorSampler:
 
 
 def blur_radius(sigma: float) -> int:
-    """Pixels on each side that a blur reads; 0.3 % of its weight lies beyond."""
+    """Radius of the blur's kernel, pixels; 0.3 % of its weight lies outside."""
     return int(np.ceil(3 * sigma))
 
 
@@ -131,6 +135,8 @@ def paint(crop: np.ndarray, colors: Colors, row: int) -> np.ndarray:
 
     Args:
         crop: uint8 RGB (H, W, 3).
+        colors: of n crops.
+        row: the crop's index, 0..n-1.
 
     Returns:
         uint8 RGB (H, W, 3).
@@ -156,19 +162,19 @@ def paint(crop: np.ndarray, colors: Colors, row: int) -> np.ndarray:
 def _jitter(pixels: np.ndarray, step: int, factor: float) -> np.ndarray:
     """One step of color jitter on float32 RGB, 0..1."""
     if step == HUE:
-        return _turn_hue(pixels, factor)
+        return _shift_hue(pixels, factor)
     weights = np.array(GRAY_WEIGHTS)
-    if step == SATURATION:  # each pixel against its own gray
+    if step == SATURATION:  # blend each pixel with its own gray
         matrix = factor * np.eye(3) + (1 - factor) * weights
         pixels = cv2.transform(pixels, matrix)
-    else:  # against black, or against the mean gray
+    else:  # blend with black, or with the mean gray
         gray = weights @ cv2.mean(pixels)[:3] if step == CONTRAST else 0.0
         pixels = pixels * np.float32(factor)
         pixels += np.float32((1 - factor) * gray)
     return np.clip(pixels, 0, 1, out=pixels)
 
 
-def _turn_hue(pixels: np.ndarray, turns: float) -> np.ndarray:
+def _shift_hue(pixels: np.ndarray, turns: float) -> np.ndarray:
     hsv = cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV)  # hue 0..360
     hue = cv2.extractChannel(hsv, 0) + np.float32(360 * turns)
     hue -= 360 * np.floor(hue / 360)

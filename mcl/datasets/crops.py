@@ -1,4 +1,4 @@
-"""Where crops lie in an image, and how an image is shrunk to them."""
+"""Random crop boxes, and cutting and resizing of the crops."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-# Areas and shapes tried before a crop is taken from the middle, as torchvision does.
+# Boxes sampled before the largest center crop is taken, as in torchvision.
 ATTEMPTS = 10
-# Random numbers that the place of a crop takes: area and shape, place, flip.
-NUM_DRAWS = 2 * ATTEMPTS + 3
-# By how much a JPEG can be shrunk while it is decoded.
+# Random numbers for a box: areas and shapes, position, flip.
+NUM_RANDOM = 2 * ATTEMPTS + 3
+# Reductions of a JPEG's sides that its decoder offers.
 REDUCTIONS = (8, 4, 2)
 
 
 class Box(NamedTuple):
-    """A crop's place in an image, pixels, and whether it is turned left to right."""
+    """A crop's box in an image, in pixels, and whether it is flipped left to right."""
 
     top: int
     left: int
@@ -26,13 +26,13 @@ class Box(NamedTuple):
     flip: bool
 
     def shrink(self, reduction: int, height: int, width: int) -> "Box":
-        """The box in the image decoded at a whole fraction of its size.
+        """The same box in the image decoded at a reduced size.
 
-        It is moved by half a pixel of the small image at most.
+        Rounding moves it by at most half a pixel of the reduced image.
 
         Args:
-            reduction: of each side.
-            height, width: of the small image.
+            reduction: divisor of both sides.
+            height, width: of the reduced image, pixels.
         """
         box_height = min(round(self.height / reduction), height)
         box_width = min(round(self.width / reduction), width)
@@ -42,12 +42,12 @@ class Box(NamedTuple):
 
 
 class BoxSampler:
-    """Draw boxes as torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip``.
+    """Sample boxes as torchvision's ``RandomResizedCrop``, and horizontal flips.
 
     Args:
-        scale: smallest and largest share of the image's area.
+        scale: smallest and largest fraction of the image's area.
         aspect_ratio: smallest and largest width / height.
-        flip_prob: chance of a flip.
+        flip_prob: probability of a flip.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class BoxSampler:
         self.flip_prob = flip_prob
 
     def __call__(self, uniform: np.ndarray, height: int, width: int) -> list[Box]:
-        """Turn numbers drawn from 0..1, (n, 23), into n boxes of an image."""
+        """Turn random numbers from 0..1, (n, 23), into n boxes of an image."""
         area, shape = uniform[:, :ATTEMPTS], uniform[:, ATTEMPTS : 2 * ATTEMPTS]
         low, high = self.scale
         area = height * width * (low + (high - low) * area)
@@ -71,52 +71,43 @@ class BoxSampler:
         fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
         boxes = []
         for i, first in enumerate(fits.argmax(1)):
-            down, right, flip = uniform[i, -3:]
+            vertical, horizontal, flip = uniform[i, -3:]
             if fits[i, first]:
                 h, w = int(heights[i, first]), int(widths[i, first])
-                top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
-            else:
-                h, w = self._largest(height, width)
+                top = int(vertical * (height - h + 1))
+                left = int(horizontal * (width - w + 1))
+            else:  # the largest crop of an allowed aspect ratio
+                low, high = self.aspect_ratio
+                h = min(height, max(1, round(width / low)))
+                w = min(width, max(1, round(height * high)))
                 top, left = (height - h) // 2, (width - w) // 2
             boxes.append(Box(top, left, h, w, bool(flip < self.flip_prob)))
         return boxes
 
-    def _largest(self, height: int, width: int) -> tuple[int, int]:
-        """Sides of the largest crop whose shape is allowed."""
-        low, high = self.aspect_ratio
-        if width < low * height:
-            return max(1, min(height, round(width / low))), width
-        return height, max(1, min(width, round(height * high)))
-
 
 def largest_reduction(boxes: Sequence[Box], sides: Sequence[int]) -> int:
-    """By how much an image may be shrunk before its crops are cut out.
-
-    No crop may come to have fewer pixels, along either side, than its tile.
+    """Largest reduction of an image at which no crop is smaller than its tile.
 
     Args:
-        boxes: in the image at full size.
-        sides: of their tiles, pixels.
+        boxes: boxes in the image at full size.
+        sides: sides of their tiles, pixels.
 
     Returns:
         1, 2, 4 or 8.
     """
-    spare = min(
-        min(box.height, box.width) / side
-        for box, side in zip(boxes, sides, strict=True)
-    )
-    return next((k for k in REDUCTIONS if k <= spare), 1)
+    pairs = zip(boxes, sides, strict=True)
+    most = min(min(box.height, box.width) / side for box, side in pairs)
+    return next((k for k in REDUCTIONS if k <= most), 1)
 
 
 def cut(image: Tensor, box: Box, side: int) -> Tensor:
     """Cut a box out of a uint8 image (3, H, W) and resize it, antialiased bilinear.
 
     Returns:
-        (3, side, side), its channels last in memory.
+        (3, side, side), in channels-last memory format.
     """
     crop = image[:, box.top : box.top + box.height, box.left : box.left + box.width]
-    # As a batch whose channels come last, which is what an image has in memory, it is
-    # resized by a third faster and needs no other layout for what comes next.
+    # Decoded images are channels last. Resizing is a third faster in this format.
     batch = crop[None].contiguous(memory_format=torch.channels_last)
-    crop = F.resize(batch, [side, side], antialias=True)[0]
+    crop = F.resize(batch, [side, side], antialias=True)[0]  # (3, side, side)
     return crop.flip(2) if box.flip else crop

@@ -1,4 +1,4 @@
-"""Reading images of unknown quality."""
+"""Loading of image files that may be damaged."""
 
 from io import BytesIO
 
@@ -12,34 +12,35 @@ from PIL import Image, ImageOps
 from ..errors import InputError
 from .archives import read_member
 
-# EXIF's tag, and its values by which an image lies on its side.
+# EXIF's orientation tag, and its values for an image that lies on its side.
 ORIENTATION, ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
-# Under transparent gray pixels; the hosts' loader takes it too.
-GROUND = (124, 117, 104)
+# Background of transparent gray images, as in mmcv.
+BACKGROUND = (124, 117, 104)
 
 
 class UnreadableImage(Exception):
     """An image file could not be decoded to its end."""
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str | Exception) -> None:
+        if isinstance(reason, Exception):
+            reason = f"{type(reason).__name__}: {reason}"
         super().__init__(path, reason)
         self.path = path
-        self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return ": ".join(self.args)
 
 
 class LazyImage:
-    """A JPEG of which only the header has been read.
+    """An image of which only the header has been read.
 
     Args:
-        content: of the file.
-        path: for messages.
+        content: bytes of the file.
+        path: for error messages.
 
     Attributes:
         shape: height and width at full size, upright.
-        is_jpeg: whether that is what it is.
+        is_jpeg: whether :meth:`decode` can reduce its size.
 
     Raises:
         PIL.UnidentifiedImageError: when it is no image.
@@ -54,75 +55,68 @@ class LazyImage:
         self.shape = (width, height) if on_its_side else (height, width)
 
     def decode(self, reduction: int = 1) -> tuple[np.ndarray, int]:
-        """Decode once, where the format allows it at a fraction of the size.
+        """Decode the image once, a JPEG at a fraction of its size if asked for.
 
-        JPEG is decoded at a fraction by leaving out frequencies, so without
-        aliasing and in less time.
+        A JPEG is reduced by leaving out high frequencies. This avoids aliasing and
+        saves time.
 
         Args:
-            reduction: of each side: 1, 2, 4 or 8.
+            reduction: divisor of both sides: 1, 2, 4 or 8.
 
         Returns:
-            uint8 BGR (H, W, 3), upright, and the reduction that was done: the one
-            asked for or 1.
+            The image, uint8 BGR (H, W, 3), upright. The reduction that was applied:
+            ``reduction`` or 1.
 
         Raises:
-            UnreadableImage: whatever the decoder complained about.
+            UnreadableImage: for any error of the decoder.
         """
         try:
-            return self.decode_now(reduction)
+            full = self.image.size
+            self.image.draft(None, tuple(max(1, side // reduction) for side in full))
+            applied = round(max(full) / max(self.image.size))
+            rgb = np.array(to_rgb(ImageOps.exif_transpose(self.image)))
+            return rgb[..., ::-1], applied
         except Exception as error:  # decoders raise many kinds
-            raise unreadable(self.path, error) from error
-
-    def decode_now(self, reduction: int = 1) -> tuple[np.ndarray, int]:
-        """As :meth:`decode`, with the decoder's own errors."""
-        full = self.image.size
-        self.image.draft(None, tuple(max(1, side // reduction) for side in full))
-        done = round(max(full) / max(self.image.size))
-        rgb = np.array(to_rgb(ImageOps.exif_transpose(self.image)))
-        return rgb[..., ::-1], done
+            raise UnreadableImage(self.path, error) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB of an image of any mode, as mmcv's Pillow backend makes it."""
+    """Convert an image of any mode to RGB, as mmcv's Pillow backend does."""
     if image.mode != "LA":
         return image.convert("RGB")
-    ground = Image.new("RGB", image.size, GROUND)
+    background = Image.new("RGB", image.size, BACKGROUND)
     image = image.convert("RGBA")
-    ground.paste(image, mask=image.getchannel("A"))
-    return ground
-
-
-def unreadable(path: str, error: Exception) -> UnreadableImage:
-    return UnreadableImage(path, f"{type(error).__name__}: {error}")
+    background.paste(image, mask=image.getchannel("A"))
+    return background
 
 
 @TRANSFORMS.register_module()
 class LoadImageOrRaise(LoadImageFromFile):
-    """mmcv's ``LoadImageFromFile`` that says which file it could not read.
+    """mmcv's ``LoadImageFromFile`` with errors that name the file.
 
-    It decodes with Pillow by default: OpenCV fills the missing part of a
-    truncated JPEG with gray and reports success.
+    Pillow is the default decoder. OpenCV fills the missing part of a truncated JPEG
+    with gray and reports success.
 
     Required Keys:
         - img_path
-        - member (optional): where the image lies in an archive, as
-          :class:`~mcl.datasets.ArchiveImages` gives it
+        - member (optional): the image's place in an archive, set by
+          :class:`~mcl.datasets.ArchiveImages`
 
     Added Keys:
-        - img (uint8, (H, W, 3), BGR; a :class:`LazyImage` where it is to be so),
-          img_shape, ori_shape
+        - img (uint8, (H, W, 3), BGR; for a JPEG with ``defer`` a :class:`LazyImage`)
+        - img_shape
+        - ori_shape
 
     Args:
         imdecode_backend: one of mmcv's.
-        defer: whether of a JPEG only the header is read here and
-            :class:`~mcl.datasets.MultiLevelViews`, which must come next, decodes it: a
-            large one at a fraction of its size, where its crops allow that.
+        defer: whether to read only the header of a JPEG.
+            :class:`~mcl.datasets.MultiLevelViews` must come next and decodes it, at a
+            fraction of its size where the crops allow that.
         **kwargs: passed to mmcv's ``LoadImageFromFile``.
 
     Raises:
-        UnreadableImage: whatever the decoder complained about, with the path.
-        InputError: when ``defer`` goes with a setting that it has no use for.
+        UnreadableImage: for any error of the decoder, with the path.
+        InputError: when ``defer`` is combined with a setting that it cannot follow.
     """
 
     def __init__(
@@ -140,31 +134,29 @@ class LoadImageOrRaise(LoadImageFromFile):
     def transform(self, results: dict) -> dict:
         path = results["img_path"]
         try:
-            if self.defer:
-                image = LazyImage(self._read(results), path)
-                # Other formats gain nothing, and a TIFF turns as it is decoded.
-                image = image if image.is_jpeg else image.decode_now()[0]
-                results.update(img=image, img_shape=image.shape[:2])
-                results["ori_shape"] = image.shape[:2]
-            elif "member" in results:
-                results = self._load_member(results)
+            if "member" in results:
+                content = read_member(*results["member"])
             else:
-                results = super().transform(results)
+                content = fileio.get(path, backend_args=self.backend_args)
+            image = self._open(content, path)
+        except UnreadableImage:
+            raise
         except Exception as error:  # decoders raise many kinds
-            raise unreadable(path, error) from error
-        if results is None or results["img"] is None or 0 in results["img"].shape:
+            raise UnreadableImage(path, error) from error
+        if image is None or 0 in image.shape:
             raise UnreadableImage(path, "it decodes to an empty image")
+        shape = image.shape[:2]
+        results.update(img=image, img_shape=shape, ori_shape=shape)
         return results
 
-    def _read(self, results: dict) -> bytes:
-        if "member" in results:
-            return read_member(*results["member"])
-        return fileio.get(results["img_path"], backend_args=self.backend_args)
-
-    def _load_member(self, results: dict) -> dict:
+    def _open(self, content: bytes, path: str) -> LazyImage | np.ndarray | None:
+        if self.defer:
+            image = LazyImage(content, path)
+            # Other formats gain nothing, and a TIFF changes its shape when decoded.
+            return image if image.is_jpeg else image.decode()[0]
         image = mmcv.imfrombytes(
-            self._read(results), self.color_type, backend=self.imdecode_backend
+            content, self.color_type, backend=self.imdecode_backend
         )
-        results["img"] = image.astype("float32") if self.to_float32 else image
-        results["img_shape"] = results["ori_shape"] = image.shape[:2]
-        return results
+        if self.to_float32 and image is not None:
+            image = image.astype(np.float32)
+        return image

@@ -1,8 +1,8 @@
-"""Samples that can be drawn again: same seed, epoch and index, same sample.
+"""Reproducible samples: the same seed, epoch and index give the same sample.
 
-A run that is resumed must go on as if it had never stopped, with any number of
-workers. So the sampler hands out keys instead of bare indices, and the data set
-seeds every generator from the key before it runs its pipeline.
+A resumed run must continue as if it had never stopped, with any number of workers.
+The sampler therefore yields keys in place of indices. The data set seeds every
+generator from the key before it runs its pipeline.
 """
 
 import random
@@ -18,12 +18,12 @@ from torch.utils.data import Dataset, Sampler
 from ..errors import InputError
 from .loading import UnreadableImage
 
-# Unreadable files in a row after which a sample gives up.
+# A sample gives up after this many unreadable files in a row.
 MAX_REPLACEMENTS = 100
 
 
 class SampleKey(NamedTuple):
-    """What a sample's draws depend on."""
+    """All that the random numbers of a sample depend on."""
 
     seed: int
     epoch: int
@@ -32,10 +32,10 @@ class SampleKey(NamedTuple):
 
 @DATASETS.register_module()
 class ReplayableDataset(Dataset):
-    """Wrap a data set so that a :class:`SampleKey` gives the same sample always.
+    """Wrap a data set so that a :class:`SampleKey` always gives the same sample.
 
-    An unreadable image is replaced by another one, drawn
-    from the same key; the sample's ``replaced`` metainfo maps its path to the reason.
+    Another image, sampled from the same key, replaces an unreadable one. The sample's
+    ``replaced`` metainfo maps the unreadable paths to the reasons.
 
     Args:
         dataset: config or instance of any data set of MMPretrain whose samples
@@ -48,7 +48,7 @@ class ReplayableDataset(Dataset):
     def __init__(self, dataset: dict | Dataset) -> None:
         try:
             built = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        except RuntimeError as error:  # MMPretrain's way to say that it found nothing
+        except RuntimeError as error:  # MMPretrain found no images
             raise InputError(f"dataset: {error}; put images there") from error
         if len(built) == 0:
             raise InputError("dataset: it holds no images; check its data_root")
@@ -66,13 +66,13 @@ class ReplayableDataset(Dataset):
             key = SampleKey(0, 0, int(key))
         index, replaced = key.index, {}
         for attempt in range(MAX_REPLACEMENTS):
-            rng = np.random.SeedSequence([*key, attempt])
-            _seed_generators(rng)
+            sequence = np.random.SeedSequence([*key, attempt])
+            _seed_generators(sequence)
             try:
                 sample = self.dataset[index]
             except UnreadableImage as error:
                 replaced[error.path] = str(error)
-                index = int(np.random.default_rng(rng).integers(len(self)))
+                index = int(np.random.default_rng(sequence).integers(len(self)))
                 continue
             sample["data_samples"].set_metainfo(dict(replaced=replaced))
             return sample
@@ -83,7 +83,7 @@ class ReplayableDataset(Dataset):
 
 
 def _seed_generators(sequence: np.random.SeedSequence) -> None:
-    """Seed the generators that transforms draw from: Python, NumPy, torch (CPU)."""
+    """Seed the generators that transforms use: Python, NumPy, torch (CPU)."""
     numpy_seed, torch_seed, python_seed = map(int, sequence.generate_state(3))
     np.random.seed(numpy_seed)
     torch.default_generator.manual_seed(torch_seed)
@@ -94,22 +94,22 @@ def _seed_generators(sequence: np.random.SeedSequence) -> None:
 class ReplayableSampler(Sampler):
     """Endless stream of keys, one permutation of the data set after the other.
 
-    Short batches are dropped: an epoch holds N // (batch_size * processes) batches. A
-    resumed run skips what it has seen; the original MMEngine does so by loading it.
+    Short batches are dropped: an epoch has N // (batch_size * processes) batches. A
+    resumed run skips the samples it has seen without loading them.
 
     Args:
         dataset: a :class:`ReplayableDataset`.
-        batch_size: images per process and iteration. ``MCLTrainLoop`` gives that of
-            the data loader.
-        seed: the run's seed; drawn, and agreed on by all processes, when None.
+        batch_size: images per process and iteration. ``MCLTrainLoop`` passes the data
+            loader's.
+        seed: the run's seed. None samples one for all processes.
         shuffle: whether an epoch is a permutation or the data set's order.
         distinct_folders: put at most one image of a folder into a batch (of all
-            processes), as long as enough folders have images left: frames of one
-            video, or pictures of one object, would be each other's negatives.
+            processes), while enough folders have images left. Frames of one video, or
+            pictures of one object, would otherwise be each other's negatives.
 
     Raises:
         InputError: when the batch size is missing or larger than the data set, or
-            ``distinct_folders`` comes without ``shuffle`` or without folders.
+            ``distinct_folders`` is given without ``shuffle`` or without folders.
     """
 
     def __init__(
@@ -122,8 +122,8 @@ class ReplayableSampler(Sampler):
     ) -> None:
         if batch_size is None:
             raise InputError(
-                "train_dataloader.sampler.batch_size is not given: take train_cfg.type="
-                "'MCLTrainLoop', which hands the loader's on, with max_epochs or "
+                "train_dataloader.sampler.batch_size is not given: set train_cfg.type="
+                "'MCLTrainLoop', which passes the loader's, with max_epochs or "
                 "max_iters"
             )
         self.rank, self.world_size = get_dist_info()
@@ -161,10 +161,10 @@ class ReplayableSampler(Sampler):
         return order[: self.per_epoch * self.world_size][self.rank :: self.world_size]
 
     def _one_of_each(self, rng: np.random.Generator) -> np.ndarray:
-        """All images in rounds of one image of every folder that is not used up.
+        """All images in rounds, with one image of every remaining folder in each.
 
-        A round's start fills the batch that the last one left open, so it begins with
-        folders that are not in that batch.
+        The first images of a round complete the last batch of the round before. A
+        round therefore begins with folders that are not in that batch.
         """
         order, owners = [], []
         for images in self.rounds(rng):
@@ -177,7 +177,7 @@ class ReplayableSampler(Sampler):
         return np.array(order)
 
     def rounds(self, rng: np.random.Generator) -> Iterator[dict[int, int]]:
-        """Folder to image, one of each: the next ones of each folder's own order."""
+        """Yield rounds: folder to the next image in this folder's random order."""
         members = [rng.permutation(list(folder.values())) for folder in self.folders]
         for depth in range(max(map(len, members))):
             yield {k: int(m[depth]) for k, m in enumerate(members) if depth < len(m)}
@@ -188,7 +188,7 @@ class ReplayableSampler(Sampler):
 
 
 def _by_folder(dataset: ReplayableDataset, shuffle: bool) -> list[dict[str, int]]:
-    """Of every folder: names of its images and their indices."""
+    """For every folder a dict of its images' names and their indices."""
     if not shuffle:
         raise InputError("distinct_folders=True: it needs shuffle=True")
     folders: dict[str, dict[str, int]] = {}
@@ -199,6 +199,6 @@ def _by_folder(dataset: ReplayableDataset, shuffle: bool) -> list[dict[str, int]
     if len(folders) < 2:
         raise InputError(
             "distinct_folders=True: all images are in one folder; sort them into one "
-            "for each object or video, or leave the option out"
+            "folder per object or video, or leave the option out"
         )
     return list(folders.values())

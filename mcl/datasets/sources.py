@@ -1,4 +1,4 @@
-"""Where images come from, besides MMPretrain's folders and lists."""
+"""Data sets of images besides MMPretrain's folders and lists."""
 
 import json
 import os
@@ -18,16 +18,15 @@ IMAGE_EXTENSIONS = tuple(
 
 @DATASETS.register_module()
 class COCOImages(BaseDataset):
-    """The images that a file in COCO's format lists; annotations are ignored.
+    """The images listed in a file in COCO's format. Annotations are ignored.
 
-    For several files wrap several of these in a ``ConcatDataset``. A path that the
-    file names twice is taken once.
+    Wrap several of these in a ``ConcatDataset`` to use several files. A path that the
+    file lists twice is taken once.
 
     Args:
-        ann_file: JSON file with a list ``images``, each with a ``file_name``; relative
-            to ``data_root``.
-        data_prefix: folder that ``file_name`` is relative to, itself relative to
-            ``data_root``.
+        ann_file: JSON file with a list ``images``, each with a ``file_name``;
+            relative to ``data_root``.
+        data_prefix: folder of the images, relative to ``data_root``.
         **kwargs: of MMPretrain's ``BaseDataset``, such as ``data_root``, ``pipeline``.
 
     Raises:
@@ -48,21 +47,21 @@ class COCOImages(BaseDataset):
         return [dict(img_path=path) for path in unique]
 
     def _check_presence(self, names: list[str], paths: list[str]) -> None:
-        # Folders are listed whole: a look at each file takes minutes on a network.
-        folders = {os.path.dirname(path) for path in paths}
-        there = {folder: _list_folder(folder) for folder in folders}
+        # Listing whole folders is fast; testing each file takes minutes on a network.
+        split = [os.path.split(path) for path in paths]
+        present = {folder: _list_folder(folder) for folder in {f for f, _ in split}}
         missing = [
-            index
-            for index, path in enumerate(paths)
-            if os.path.basename(path) not in there[os.path.dirname(path)]
+            name
+            for name, (folder, file) in zip(names, split, strict=True)
+            if file not in present[folder]
         ]
         if missing:
             first = missing[0]
             raise InputError(
                 f"ann_file={self.ann_file}: {len(missing)} of its {len(names)} images "
-                f"are not below {self.img_prefix or '.'}, such as images[{first}]."
-                f"file_name={names[first]!r}; set data_prefix to the folder that "
-                "file_name is relative to, or complete the folder"
+                f"are not below {self.img_prefix or '.'}, such as images"
+                f"[{names.index(first)}].file_name={first!r}; set data_prefix to the "
+                "folder that file_name is relative to, or complete the folder"
             )
 
 
@@ -79,22 +78,18 @@ def _file_names(path: str) -> list[str]:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
     except OSError as error:
-        raise InputError(
-            f"ann_file={path}: it cannot be read ({error.strerror})"
-        ) from error
+        message = f"ann_file={path}: it cannot be read ({error.strerror})"
+        raise InputError(message) from error
     except ValueError as error:
         raise InputError(
             f"ann_file={path}: it is no JSON file ({error}); give a file in COCO's "
             "format"
         ) from error
     images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list):
+    if not isinstance(images, list) or not images:
         raise InputError(
-            f"ann_file={path}: it has no list `images`; give a file in COCO's format"
-        )
-    if not images:
-        raise InputError(
-            f"ann_file={path}: its list `images` is empty; give a file that lists some"
+            f"ann_file={path}: its list `images` is missing or empty; give a file in "
+            "COCO's format that lists images"
         )
     for index, image in enumerate(images):
         name = image.get("file_name") if isinstance(image, dict) else None
@@ -110,26 +105,27 @@ def _file_names(path: str) -> list[str]:
 class ArchiveImages(BaseDataset):
     """The images inside tar and zip files, read without unpacking them.
 
-    A tar must not be compressed. The files lie on a disk that this machine mounts;
-    members are read in any order, a few times 100 kB each. An image is called
-    ``<archive>/<member>`` in messages. Links and hidden files are left out.
+    A tar must not be compressed. The files must be on a mounted disk: members of some
+    100 kB are read in any order. Messages call an image ``<archive>/<member>``. Links
+    and hidden files are left out.
 
     Args:
-        archives: paths or globs, relative to ``data_root``, of one or many shards.
+        archives: paths or globs of one or many archives, relative to ``data_root``.
         data_root: folder of the archives.
-        inside: folder inside the archives that images are taken from; all by default.
-        with_label: whether images have the number of their class: of all classes, in
-            the order of their names.
-        label_from: what names the class: ``"folder"``, the first one on the member's
-            path below ``inside``; ``"archive"``, the archive's name without ending.
-        index_file: JSON file that keeps where members lie, for the next run. By
-            default each process finds that out for itself and forgets it.
-        extensions: what the names of images end with.
+        inside: folder inside the archives to take images from; all by default.
+        with_label: whether to label each image with the number of its class. Classes
+            are numbered in the order of their names.
+        label_from: what names the class. ``"folder"``: the first folder of the
+            member's path below ``inside``. ``"archive"``: the archive's name without
+            its ending.
+        index_file: JSON file that keeps the members' places for the next run. By
+            default each process finds them for itself and keeps no file.
+        extensions: endings of the images' names.
         **kwargs: of MMPretrain's ``BaseDataset``, such as ``pipeline``, ``metainfo``.
 
     Raises:
-        InputError: when an archive is missing, compressed or damaged, or there are no
-            images, or an image has no class.
+        InputError: when an archive is missing, compressed or damaged, when there are
+            no images, or an image has no class.
     """
 
     def __init__(
@@ -145,8 +141,8 @@ class ArchiveImages(BaseDataset):
     ) -> None:
         if label_from not in ("folder", "archive"):
             raise InputError(
-                f"label_from={label_from!r}: say 'folder' or 'archive', which names "
-                "an image's class"
+                f"label_from={label_from!r}: give 'folder' or 'archive', whichever "
+                "names an image's class"
             )
         self.archives = archives
         self.inside = f"{inside.strip('/')}/" if inside.strip("/") else ""
@@ -172,7 +168,7 @@ class ArchiveImages(BaseDataset):
                 f"the names of images end with {' '.join(self.extensions)}"
             )
         data = [
-            # A tuple of plain values takes half the memory.
+            # A tuple of plain values takes half the memory of a Member.
             dict(img_path=f"{archive}/{m.name}", member=(archive, *m[1:]))
             for archive, m in images
         ]
@@ -199,6 +195,6 @@ class ArchiveImages(BaseDataset):
         if not slash:
             raise InputError(
                 f"with_label=True: {archive}/{name} lies in no folder that would name "
-                "its class; say label_from='archive' if the archive's name does"
+                "its class; give label_from='archive' if the archive's name does"
             )
         return folder

@@ -1,5 +1,6 @@
-"""The two views of an image, one crop for each level (paper, section 3)."""
+"""Two views of an image, with one crop for each level (paper, section 3)."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,14 +15,14 @@ from ..levels import check_ratios, check_size
 from . import colors, crops
 from .loading import LazyImage
 
-# What the paper's code does in view 1 and in view 2; the rest is common to both.
+# Settings of the paper's code for view 1 and view 2. All others are common to both.
 VIEWS = (
     dict(blur_prob=1.0, solarize_prob=0.0),
     dict(blur_prob=0.1, solarize_prob=0.2),
 )
-# Random numbers that a crop takes.
-NUM_DRAWS = crops.NUM_DRAWS + colors.NUM_DRAWS
-# Who applies the colors.
+# Random numbers for a crop.
+NUM_RANDOM = crops.NUM_RANDOM + colors.NUM_RANDOM
+# Where colors can be changed.
 PLACES = ("worker", "device")
 
 
@@ -29,9 +30,9 @@ PLACES = ("worker", "device")
 class MultiLevelViews(BaseTransform):
     """Augment an image independently for each view and level.
 
-    A crop of level l is resized, antialiased, straight from the image to its
-    tile side S / r_l. Lengths in pixels (the blur's sigma) are given for a crop
-    of side S and scaled with it. Random numbers come from torch's generator.
+    A crop of level l is resized, antialiased, directly from the image to the side
+    S / r_l of its tile. The blur's sigma is given for a crop of side S and scaled with
+    the crop. Random numbers come from torch's generator.
 
     Required Keys:
         - img (uint8, (H, W, 3), BGR as the hosts' loaders give it, or a
@@ -39,32 +40,33 @@ class MultiLevelViews(BaseTransform):
 
     Modified Keys:
         - img: list of uint8 RGB tensors (3, S / r, S / r), view after view and,
-          within a view, level after level. With ``colors_on="device"`` their
-          colors are untouched, with ``shared_levels`` there is one of side S a
-          view, and the list ends with a float32 table, a row for each tile, that
-          :class:`~mcl.models.MCLDataPreprocessor` applies
+          within a view, level after level. With ``colors_on="device"`` the crops
+          keep their colors, and ``shared_levels`` gives one crop of side S per view.
+          A float32 table follows, one row of changes per tile for
+          :class:`~mcl.models.MCLDataPreprocessor`.
 
     Args:
         size: canvas side S in pixels, a multiple of 32.
         ratios: tiles along a canvas side, per level.
-        views: for each of one or two views ``blur_prob`` and ``solarize_prob``.
-        shared_levels: whether all levels of a view show one crop of side S, resized
-            (a control: 2 crops an image in place of 8); otherwise each is drawn.
-        crop_scale: smallest and largest share of the image's area in a crop.
+        views: ``blur_prob`` and ``solarize_prob`` of each of one or two views.
+        shared_levels: whether all levels of a view show the same crop of side S,
+            resized (a control: 2 crops per image in place of 8).
+        crop_scale: smallest and largest fraction of the image's area in a crop.
             Below about .08 two crops of an image often show different things.
         aspect_ratio: smallest and largest width / height of a crop.
-        flip_prob: chance of a horizontal flip.
+        flip_prob: probability of a horizontal flip.
         color_jitter: arguments of torchvision's ``ColorJitter``.
-        color_jitter_prob, gray_prob: chances of jitter and of gray.
-        blur_sigma: smallest and largest sigma, pixels of a crop of side S.
-        solarize_threshold: values from here on are inverted, 0..255.
-        colors_on: who applies jitter, gray, blur and solarization: the loader's
-            ``"worker"``, crop by crop, or the training ``"device"``, all crops of a
-            level at once. Both use the same draws and differ by rounding alone.
+        color_jitter_prob, gray_prob: probabilities of jitter and of gray.
+        blur_sigma: smallest and largest sigma, in pixels of a crop of side S.
+        solarize_threshold: values from this threshold on are inverted, 0..255.
+        colors_on: where jitter, gray, blur and solarization are computed.
+            ``"worker"``: in the loader's workers, crop by crop. ``"device"``: on the
+            training device, all crops of a level at once. Both use the same random
+            numbers and differ by rounding alone.
         colours_on: the older name of ``colors_on``.
 
     Raises:
-        InputError: for a size, ratio, probability or view that cannot work.
+        InputError: for a wrong size, ratio, probability, range or view.
 
     Example:
         >>> import numpy as np
@@ -93,25 +95,29 @@ class MultiLevelViews(BaseTransform):
     ) -> None:
         self.size = check_size(size)
         self.ratios = check_ratios(ratios)
+        self.shared_levels = shared_levels
+        names = dict(colors_on=colors_on, colours_on=colours_on)
+        self.colors_on = one_value(names, "worker")
+        if self.colors_on not in PLACES:
+            raise InputError(f"colors_on={self.colors_on!r}: give one of {PLACES}")
         if len(views) not in (1, 2) or any(set(v) != set(VIEWS[0]) for v in views):
             raise InputError(
                 f"views={views}: give one view or two, each a dict of "
                 "blur_prob and solarize_prob"
             )
-        jitter = color_jitter or dict(
-            brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1
-        )
         probs = dict(
             flip_prob=flip_prob,
             color_jitter_prob=color_jitter_prob,
             gray_prob=gray_prob,
         )
-        for view in views:
-            _check_probs({**probs, **view})
-        for name, (low, high) in dict(
-            crop_scale=crop_scale, aspect_ratio=aspect_ratio, blur_sigma=blur_sigma
-        ).items():
-            most = 1 if name == "crop_scale" else float("inf")
+        for name, prob in (item for d in (probs, *views) for item in d.items()):
+            if not 0 <= prob <= 1:
+                raise InputError(f"{name}={prob}: give a probability, 0 to 1")
+        for name, low, high, most in (
+            ("crop_scale", *crop_scale, 1),
+            ("aspect_ratio", *aspect_ratio, math.inf),
+            ("blur_sigma", *blur_sigma, math.inf),
+        ):
             if not 0 < low <= high <= most:
                 raise InputError(
                     f"{name}=({low}, {high}): give a smallest and a largest value, "
@@ -119,48 +125,42 @@ class MultiLevelViews(BaseTransform):
                 )
         if not 0 <= solarize_threshold <= 255:
             raise InputError(
-                f"solarize_threshold={solarize_threshold}: it lies between 0 and 255"
+                f"solarize_threshold={solarize_threshold}: give a number from 0 to 255"
             )
-
-        colors_on = one_value(
-            dict(colors_on=colors_on, colours_on=colours_on), "worker"
-        )
-        if colors_on not in PLACES:
-            raise InputError(f"colors_on={colors_on!r}: give one of {PLACES}")
-        self.shared_levels = shared_levels
-        self.colors_on = colors_on
-        drawn = self.ratios[:1] if shared_levels else self.ratios
-        self.sides = [size // r for _ in views for r in drawn]
+        cropped = self.ratios[:1] if shared_levels else self.ratios
+        self.sides = [size // r for _ in views for r in cropped]
         self.sample_boxes = crops.BoxSampler(crop_scale, aspect_ratio, flip_prob)
         low, high = blur_sigma
         self.sample_colors = colors.ColorSampler(
-            jitter,
+            color_jitter or dict(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
             color_jitter_prob,
             gray_prob,
-            blur_prob=[v["blur_prob"] for v in views for _ in drawn],
-            solarize_prob=[v["solarize_prob"] for v in views for _ in drawn],
-            blur_sigma=[(low / r, high / r) for _ in views for r in drawn],
+            blur_prob=[v["blur_prob"] for v in views for _ in cropped],
+            solarize_prob=[v["solarize_prob"] for v in views for _ in cropped],
+            blur_sigma=[(low / r, high / r) for _ in views for r in cropped],
             solarize_threshold=solarize_threshold,
         )
 
     def transform(self, results: dict) -> dict:
         image = results["img"]
-        # All draws come first: how small the image may be decoded hangs on them.
-        uniform = torch.rand(len(self.sides), NUM_DRAWS, dtype=torch.float64).numpy()
-        boxes = self.sample_boxes(uniform[:, : crops.NUM_DRAWS], *image.shape[:2])
-        drawn = self.sample_colors(uniform[:, crops.NUM_DRAWS :])
+        # The boxes come first: they decide at what size the image is decoded.
+        uniform = torch.rand(len(self.sides), NUM_RANDOM, dtype=torch.float64).numpy()
+        boxes = self.sample_boxes(uniform[:, : crops.NUM_RANDOM], *image.shape[:2])
+        sampled = self.sample_colors(uniform[:, crops.NUM_RANDOM :])
         if isinstance(image, LazyImage):
             image, boxes = self._decode(image, boxes)
         image = np.ascontiguousarray(image[..., ::-1])  # BGR to RGB
-        image = torch.from_numpy(image).permute(2, 0, 1)
+        image = torch.from_numpy(image).permute(2, 0, 1)  # (3, H, W)
         tiles = [
             crops.cut(image, box, side)
             for box, side in zip(boxes, self.sides, strict=True)
         ]
-        if self.colors_on == "device":
-            results["img"] = [t.contiguous() for t in tiles] + [self._table(drawn)]
+        if self.colors_on == "worker":
+            results["img"] = self._paint(tiles, sampled)
         else:
-            results["img"] = self._paint(tiles, drawn)
+            levels = len(self.ratios) if self.shared_levels else 1
+            table = sampled.to_table().repeat_interleave(levels, 0)  # (tiles, 11)
+            results["img"] = [*(t.contiguous() for t in tiles), table]
         return results
 
     def _decode(
@@ -172,14 +172,10 @@ class MultiLevelViews(BaseTransform):
             boxes = [box.shrink(reduction, *pixels.shape[:2]) for box in boxes]
         return pixels, boxes
 
-    def _table(self, drawn: colors.Colors) -> Tensor:
-        levels = len(self.ratios) if self.shared_levels else 1
-        return drawn.to_table().repeat_interleave(levels, 0)
-
-    def _paint(self, tiles: list[Tensor], drawn: colors.Colors) -> list[Tensor]:
+    def _paint(self, tiles: list[Tensor], sampled: colors.Colors) -> list[Tensor]:
         painted = []
         for row, tile in enumerate(tiles):
-            pixels = colors.paint(tile.permute(1, 2, 0).numpy(), drawn, row)
+            pixels = colors.paint(tile.permute(1, 2, 0).numpy(), sampled, row)
             painted.append(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
         if self.shared_levels:
             painted = resize_shared(painted, self.size, self.ratios)
@@ -192,12 +188,6 @@ class MultiLevelViews(BaseTransform):
 def resize_shared(
     tiles: Sequence[Tensor], size: int, ratios: Sequence[int]
 ) -> list[Tensor]:
-    """Show one crop of side S, (..., 3, S, S), at every level; view after view."""
+    """Resize each crop (..., 3, S, S) to the tile sides S / r_l of all levels."""
     sides = [size // r for r in ratios]
     return [F.resize(t, [s, s], antialias=True) for t in tiles for s in sides]
-
-
-def _check_probs(probs: dict[str, float]) -> None:
-    for name, value in probs.items():
-        if not 0 <= value <= 1:
-            raise InputError(f"{name}={value}: a probability lies between 0 and 1")

@@ -1,4 +1,4 @@
-"""What spares an accelerator work and waits: bfloat16, compiling, a deferred log."""
+"""Less work and waiting for an accelerator: bfloat16, compiling, a deferred log."""
 
 from contextlib import contextmanager
 
@@ -13,21 +13,18 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .steps import unwrap
 
-# Backbone, and neck: FPN, shared convs and projector.
 PARTS = ("backbone", "neck", "target.backbone", "target.neck")
-
-
-# Iterations, where a run has no logger.
+# Iterations between lines of the log, for a run without a logger.
 DEFAULT_INTERVAL = 50
 
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
-    """Autocast to bfloat16, on any device, without waiting for it.
+    """Autocast to bfloat16 on any device, without waiting for the device.
 
-    The range of bfloat16 is that of float32, so there is no loss scaler. The
-    host's ``AmpOptimWrapper`` has one, and refuses to run on a CPU. The norm of
-    clipped gradients stays on the device until the log asks for it.
+    bfloat16 has the range of float32, so no loss scaler is needed. The host's
+    ``AmpOptimWrapper`` has one and does not run on a CPU. The norm of clipped gradients
+    stays on the device until the log reads it.
     """
 
     grad_norm: Tensor | None = None
@@ -38,28 +35,24 @@ class BFloat16OptimWrapper(OptimWrapper):
             yield
 
     def take_grad_norm(self) -> Tensor | None:
-        """The norm before the last clipping, scalar, once."""
+        """Return the norm before the last clipping, a scalar, and forget it."""
         norm, self.grad_norm = self.grad_norm, None
         return norm
 
     def _clip_grad(self) -> None:
-        # The host's reads the norm at once.
-        weights = [
-            weight
-            for group in self.optimizer.param_groups
-            for weight in group["params"]
-            if weight.grad is not None
-        ]
+        # The host's method reads the norm immediately.
+        groups = self.optimizer.param_groups
+        weights = [w for g in groups for w in g["params"] if w.grad is not None]
         if weights:
             self.grad_norm = self.clip_func(weights, **self.clip_grad_kwargs)
 
 
 def compile_parts(model: nn.Module, parts: tuple[str, ...] = PARTS, **options) -> None:
-    """Compile the forward of some modules; names of weights stay.
+    """Compile ``forward`` of some modules. Names of weights do not change.
 
-    Forward alone, and not the call, so that hooks put on a module later still run.
-    Parts that the model has not, such as the target of a supervised one, are passed
-    over when they are among the default ones.
+    The modules' calls are not compiled, so hooks that are registered later still run.
+    Default parts that the model does not have are skipped, such as the target of
+    supervised pre-training.
 
     Args:
         model: one of this project's pre-training models.
@@ -67,7 +60,7 @@ def compile_parts(model: nn.Module, parts: tuple[str, ...] = PARTS, **options) -
         **options: of ``torch.compile``.
 
     Raises:
-        InputError: for a module that the model does not have.
+        InputError: for another module that the model does not have.
     """
     modules = dict(model.named_modules())
     for name in parts:
@@ -83,10 +76,10 @@ def compile_parts(model: nn.Module, parts: tuple[str, ...] = PARTS, **options) -
 
 @HOOKS.register_module()
 class CompileHook(Hook):
-    """Compile backbone and neck, online and target, before training starts.
+    """Compile backbone and neck, online and target, before training.
 
-    Every batch has the same shapes, so compiling happens in the first iteration
-    only; it needs a C++ compiler, or Triton on a GPU.
+    All batches have the same shapes, so only the first iteration compiles. This needs
+    a C++ compiler, or Triton on a GPU.
 
     Args:
         parts: names of the modules to compile.
@@ -107,7 +100,7 @@ class CompileHook(Hook):
 
 
 def store_metrics(runner: Runner) -> None:
-    """Have ``runner.message_hub`` hold the metrics of every iteration so far."""
+    """Store the metrics of all iterations so far in ``runner.message_hub``."""
     for hook in runner.hooks:
         if isinstance(hook, DeferredInfoHook):
             hook.store(runner)
@@ -123,10 +116,9 @@ def logging_interval(runner: Runner) -> int:
 class DeferredInfoHook(RuntimeInfoHook):
     """Store the metrics of every iteration, but read them once per line of the log.
 
-    The host's hook reads each metric at each iteration, some twenty times, and the
-    device waits each time. With this one an iteration's metrics stay where they are
-    and are read together; what is stored and logged is the same. On a CPU, where
-    reading costs nothing, they are stored at once.
+    The host's hook reads some twenty metrics one by one at each iteration, and the
+    device waits each time. This hook keeps them on the device and reads them together.
+    The log is the same. On a CPU metrics are stored immediately.
 
     Use it as ``default_hooks.runtime_info``.
     """
@@ -154,7 +146,7 @@ class DeferredInfoHook(RuntimeInfoHook):
 
     @staticmethod
     def _is_logged(runner: Runner, batch_idx: int) -> bool:
-        """Whether a line of the log follows this iteration, or might."""
+        """Whether a line of the log may follow this iteration."""
         return any(
             hook.every_n_inner_iters(batch_idx, hook.interval)
             or hook.end_of_epoch(runner.train_dataloader, batch_idx)
@@ -166,20 +158,17 @@ class DeferredInfoHook(RuntimeInfoHook):
         self.store(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """The file holds the log's history up to this iteration."""
+        """Put the log's history up to this iteration into the file."""
         self.store(runner)
         if "message_hub" in checkpoint:
             checkpoint["message_hub"] = runner.message_hub.state_dict()
 
     def store(self, runner: Runner) -> None:
-        """Read what is pending, with one synchronization, in its order."""
-        pending, self.pending = self.pending, []
-        tensors = [v for out in pending for v in out.values() if isinstance(v, Tensor)]
-        numbers = []
-        if tensors:
-            numbers = torch.stack([t.float() for t in tensors]).tolist()
-        read = iter(numbers)
-        for outputs in pending:
-            for name, value in outputs.items():
-                number = next(read) if isinstance(value, Tensor) else value
-                runner.message_hub.update_scalar(f"train/{name}", number)
+        """Store the pending metrics in their order, with one synchronization."""
+        metrics = [item for outputs in self.pending for item in outputs.items()]
+        self.pending = []
+        tensors = [v.float() for _, v in metrics if isinstance(v, Tensor)]
+        numbers = iter(torch.stack(tensors).tolist() if tensors else ())
+        for name, value in metrics:
+            number = next(numbers) if isinstance(value, Tensor) else value
+            runner.message_hub.update_scalar(f"train/{name}", number)

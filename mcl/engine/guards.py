@@ -1,4 +1,4 @@
-"""Hooks that stop a run in words, before it spoils anything."""
+"""Hooks that stop a run with a clear message before it does damage."""
 
 from collections.abc import Sequence
 
@@ -14,22 +14,22 @@ from .steps import unwrap
 
 REMEDY = (
     "lower optim_wrapper.optimizer.lr or lengthen the warm-up (with float16, try "
-    "bfloat16) and start anew, or from an earlier checkpoint by load_from; --resume "
-    "would bring the old rate back. Nothing that is not finite was written, but the "
-    "last checkpoint may already be bad"
+    "bfloat16). Start anew, or from an earlier checkpoint by load_from; --resume would "
+    "restore the old rate. No weights that are not finite were written, but the last "
+    "checkpoint may already be bad"
 )
 
 
 @HOOKS.register_module()
 class NonFiniteLossHook(Hook):
-    """Stop at a loss that is not finite; name the iteration and its images.
+    """Stop at a loss that is not finite, and name the iteration and its images.
 
-    The losses stay on the device and are looked at together every ``interval``
-    iterations, which costs one synchronization, and before each checkpoint is
-    written, so that none is overwritten with broken weights.
+    The losses stay on the device. They are checked together every ``interval``
+    iterations, with one synchronization, and before each checkpoint is written. No
+    checkpoint is overwritten with bad weights.
 
     Args:
-        interval: iterations between looks.
+        interval: iterations between checks.
     """
 
     priority = "HIGH"
@@ -42,17 +42,17 @@ class NonFiniteLossHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict, outputs: dict
     ) -> None:
         samples = data_batch.get("data_samples")
-        # Batches of several branches come as dicts; their images stay unnamed.
+        # Batches of several branches are dicts; their images stay unnamed.
         samples = samples if isinstance(samples, list) else []
         paths = [str(s.get("img_path")) for s in samples]
         self.pending.append((runner.iter + 1, outputs["loss"].detach(), paths))
         on_cpu = outputs["loss"].device.type == "cpu"
         if on_cpu or self.every_n_train_iters(runner, self.interval):
-            self._look()
+            self._check()
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self._look()
-        # Another process' loss, or the last step itself, may have broken them.
+        self._check()
+        # Another process' loss or the last step may have made weights not finite.
         for name, weight in checkpoint.get("state_dict", {}).items():
             if weight.is_floating_point() and not weight.isfinite().all():
                 raise InputError(
@@ -60,32 +60,31 @@ class NonFiniteLossHook(Hook):
                     f"checkpoint is written: {REMEDY}"
                 )
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         pending, self.pending = self.pending, []
         if not pending:
             return
         finite = torch.stack([loss for _, loss, _ in pending]).isfinite().tolist()
-        if all(finite):
-            return
-        iteration, loss, paths = pending[finite.index(False)]
-        raise InputError(
-            f"the loss is {loss.item()} at iteration {iteration}: {REMEDY}. "
-            f"Images: {paths}"
-        )
+        if not all(finite):
+            iteration, loss, paths = pending[finite.index(False)]
+            raise InputError(
+                f"the loss is {loss.item()} at iteration {iteration}: {REMEDY}. "
+                f"Images: {paths}"
+            )
 
 
 def name_unreadable(
     runner: Runner, found: dict[str, str], named: set[str]
 ) -> dict[str, str]:
-    """Warn of the images that some process could not read, each once.
+    """Warn once of each image that some process could not read.
 
     Args:
-        runner: of the run.
-        found: of this process: path and reason.
-        named: paths that were warned of before; those of this call are added.
+        runner: the run's.
+        found: path and reason of this process' unreadable images.
+        named: paths already warned of; the paths of this call are added.
 
     Returns:
-        Those of all processes.
+        Path and reason of all processes' unreadable images.
     """
     merged = {}
     for part in all_gather_object(found):
@@ -99,11 +98,10 @@ def name_unreadable(
 
 @HOOKS.register_module()
 class ClassesHook(Hook):
-    """See before training that data sets and head mean the same classes.
+    """Check before training that data sets and head have the same classes.
 
-    Labels are places in a list of names, which a class folder more or less shifts.
-    A data set that does not know its classes' names, such as a list of labeled
-    images, is passed over.
+    Labels are positions in a list of class names. One class folder more or less shifts
+    them. Data sets without class names, such as a list of labeled images, are skipped.
 
     Raises:
         InputError: before the run, naming the classes that differ or both numbers.
@@ -117,52 +115,58 @@ class ClassesHook(Hook):
         for name, loader in loaders.items():
             classes = getattr(loader.dataset, "metainfo", {}).get("classes")
             if classes is not None:
-                known[name] = list(classes)
-        if len(known) == 2:
-            self._compare(*known.values())
+                known[f"{name}.dataset"] = list(classes)
+        compare_classes(known)
         number = unwrap(runner.model).head.num_classes
         for name, classes in known.items():
             if len(classes) != number:
                 raise InputError(
-                    f"model.head.num_classes={number}, but {name}.dataset has "
+                    f"model.head.num_classes={number}, but {name} has "
                     f"{len(classes)} classes: make them equal"
                 )
 
-    @staticmethod
-    def _compare(train: list[str], val: list[str]) -> None:
-        if train == val:
-            return
-        differ = sorted(set(train) ^ set(val))
-        what = (
-            f"{differ[:5]} are in one of them only" if differ else "the order differs"
-        )
+
+def compare_classes(classes: dict[str, list]) -> None:
+    """Check that two data sets have the same classes in the same order.
+
+    Args:
+        classes: class names of one or two data sets, by the data set's field.
+
+    Raises:
+        InputError: naming the classes that differ.
+    """
+    if len(classes) < 2:
+        return
+    (field, names), (other, other_names) = classes.items()
+    if names != other_names:
+        differ = sorted(set(names) ^ set(other_names), key=str)[:5]
+        what = f"{differ} are in one of them only" if differ else "the order differs"
         raise InputError(
-            f"train_dataloader.dataset has {len(train)} classes and "
-            f"val_dataloader.dataset {len(val)}: {what}, so labels would not mean the "
-            "same; give both the same class folders, or the same metainfo.classes"
+            f"{field} has {len(names)} classes and {other} {len(other_names)}: {what}, "
+            "so the labels differ; give both the same class folders, or the same "
+            "metainfo.classes"
         )
 
 
 @HOOKS.register_module()
 class UnreadableImageHook(Hook):
-    """Name each unreadable image once; stop when there are too many.
+    """Name each unreadable image once, and stop when there are too many.
 
-    Counted over all loaders' workers and all processes, which tell one another
-    every ``interval`` iterations. Those of the validation are named after it, and not
-    counted.
+    Images of all workers and processes count. Processes exchange theirs every
+    ``interval`` iterations. Images of the validation are named after it and do not
+    count.
 
     Args:
-        max_fraction: largest tolerated share of the data set, 0..1.
+        max_fraction: largest tolerated fraction of the data set, 0..1.
         interval: iterations between exchanges; a single process needs none.
     """
 
     def __init__(self, max_fraction: float = 0.01, interval: int = 50) -> None:
         if not 0 <= max_fraction <= 1:
-            raise InputError(f"max_fraction={max_fraction}: it lies between 0 and 1")
+            raise InputError(f"max_fraction={max_fraction}: give a number from 0 to 1")
         self.max_fraction = max_fraction
         self.interval = interval
         self.found: dict[str, str] = {}
-        self.unreadable: dict[str, str] = {}
         self.in_validation: dict[str, str] = {}
         self.named: set[str] = set()
 
@@ -184,12 +188,12 @@ class UnreadableImageHook(Hook):
         name_unreadable(runner, self.in_validation, self.named)
 
     def _exchange(self, runner: Runner) -> None:
-        self.unreadable.update(name_unreadable(runner, self.found, self.named))
+        unreadable = name_unreadable(runner, self.found, self.named)
         total = len(runner.train_dataloader.dataset)
-        if len(self.unreadable) > self.max_fraction * total:
-            listed = "\n  ".join(self.unreadable.values())
+        if len(unreadable) > self.max_fraction * total:
+            listed = "\n  ".join(unreadable.values())
             raise InputError(
-                f"{len(self.unreadable)} of {total} images are unreadable, more than "
+                f"{len(unreadable)} of {total} images are unreadable, more than "
                 f"max_fraction={self.max_fraction} of the data set: repair or remove "
                 f"them, or raise UnreadableImageHook.max_fraction\n  {listed}"
             )
@@ -197,15 +201,16 @@ class UnreadableImageHook(Hook):
 
 @HOOKS.register_module()
 class LoadReportHook(Hook):
-    """Say what a checkpoint fills, and refuse one of another architecture.
+    """Report what a checkpoint fills, and refuse one of another architecture.
 
     The runner itself loads what fits and drops the rest without an error.
 
     Args:
-        source: the path, for the message.
-        whole: every weight of the model must be there (to resume, to evaluate);
-            otherwise the backbone, and what else of the trunk the file has.
-        refuse: whether to raise, or to report only.
+        source: the checkpoint's path, for messages.
+        whole: whether the file must fill every weight of the model (to resume or
+            evaluate). Otherwise it must fill the backbone, and whatever else of the
+            trunk it has must fit.
+        refuse: whether to raise or only report.
     """
 
     def __init__(self, source: str, whole: bool = False, refuse: bool = True) -> None:
@@ -222,5 +227,5 @@ class LoadReportHook(Hook):
             raise InputError(
                 f"{self.source}: this checkpoint is of another architecture than the "
                 f"config's model ({'; '.join(problems)}); give the config that fits, "
-                "or pass --allow-partial-load to load what does"
+                "or pass --allow-partial-load to load what fits"
             )

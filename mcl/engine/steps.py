@@ -1,4 +1,4 @@
-"""What happens once per optimizer step, or is drawn anew for each iteration."""
+"""Hooks of the optimizer step and of each iteration's random numbers."""
 
 import torch
 from mmengine.dist import get_rank
@@ -17,42 +17,32 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def accumulation(runner: Runner) -> int:
-    """Iterations whose gradients one optimizer step adds up.
+    """Iterations per optimizer step.
 
-    MMEngine keeps the number to itself, so it is read from the config.
+    MMEngine has no public attribute for this, so it is read from the config.
     """
     return runner.cfg.optim_wrapper.get("accumulative_counts", 1)
 
 
 def optimizer_steps(runner: Runner) -> int:
-    """K, the optimizer steps of the whole run; the last one may be of fewer images."""
+    """K, optimizer steps of the whole run; the last may accumulate fewer iterations."""
     return -(-runner.max_iters // accumulation(runner))
 
 
 @HOOKS.register_module()
 class TargetUpdateHook(Hook):
-    """Move the target network after each step that the optimizer really takes.
+    """Update the target network after each step of the optimizer.
 
-    Forward passes that only accumulate gradients do not count, nor do steps that
-    a loss scaler skips: the optimizer itself calls back. A run that starts from
-    the weights of another (``load_from``) begins the averaging schedule anew, one
-    that is resumed goes on with it.
-
-    Args:
-        total_steps: K of the averaging schedule, optimizer steps of the whole
-            run; by default the run's iterations over the accumulation.
+    The optimizer itself calls the update. Iterations that only accumulate gradients
+    and steps that a loss scaler skips therefore do not count. ``load_from`` restarts
+    the averaging schedule; a resumed run continues it.
     """
 
-    def __init__(self, total_steps: int | None = None) -> None:
-        self.total_steps = total_steps
-
     def before_train(self, runner: Runner) -> None:
-        counts = accumulation(runner)
-        total = self.total_steps or -(-runner.max_iters // counts)
-        _check_checkpoint_interval(runner, counts)
-        model = unwrap(runner.model)
+        _check_checkpoint_interval(runner)
+        total, model = optimizer_steps(runner), unwrap(runner.model)
         if runner.iter == 0:
-            # Weights that load_from took of a finished run bring its step along.
+            # Weights of another run, loaded by load_from, bring its step along.
             model.target.restart()
 
         def update(*_) -> None:
@@ -61,7 +51,7 @@ class TargetUpdateHook(Hook):
         runner.optim_wrapper.optimizer.register_step_post_hook(update)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Start the target from the online weights where a file has no target."""
+        """Start the target from the online weights if the file has no target."""
         weights = checkpoint.get("state_dict", checkpoint)
         if any(name.startswith("target.") for name in weights):
             return
@@ -70,23 +60,24 @@ class TargetUpdateHook(Hook):
                 weights[f"target.{name}"] = weights[name].clone()
 
 
-def _check_checkpoint_interval(runner: Runner, counts: int) -> None:
+def _check_checkpoint_interval(runner: Runner) -> None:
+    counts = accumulation(runner)
     checkpoint = runner.cfg.get("default_hooks", {}).get("checkpoint") or {}
     interval = checkpoint.get("interval", -1)
     if not checkpoint.get("by_epoch", True) and interval > 0 and interval % counts:
         raise InputError(
             f"default_hooks.checkpoint.interval={interval}: with "
-            f"accumulative_counts={counts} a checkpoint would lose half-gathered "
-            f"gradients; take a multiple of {counts}"
+            f"accumulative_counts={counts} a checkpoint would lose accumulated "
+            f"gradients; give a multiple of {counts}"
         )
 
 
 @HOOKS.register_module()
 class IterationSeedHook(Hook):
-    """Make each iteration's draws depend on (seed, iteration, rank) alone.
+    """Seed the random generators of each iteration by (seed, iteration, rank).
 
-    The runner saves no generator's state; with this a resumed run draws the same
-    montages, and the same dropped paths where a backbone has them.
+    The runner saves no state of generators. With this hook a resumed run samples the
+    same montages, and the same dropped paths of a backbone.
     """
 
     def before_train_iter(self, runner: Runner, *args, **kwargs) -> None:

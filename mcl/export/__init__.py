@@ -1,7 +1,7 @@
-"""From pre-training weights to a detector's, or another library's.
+"""Export of pre-trained weights to detectors and to other libraries.
 
-The online network already bears MMDetection's names; what remains is to put each
-weight where the destination keeps it, and to prove that everything arrives.
+The online network already has MMDetection's names. An export moves each weight to its
+name in the destination, and checks that every weight fits there.
 """
 
 from .checkpoint import check_out, load_weights, read_checkpoint, write_tensors

@@ -1,4 +1,4 @@
-"""Which backbone a state dict is of, told from its names and shapes."""
+"""The backbone of a state dict, recognized by names and shapes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from math import isqrt
 
 from torch import Tensor
 
-# (bottleneck?, blocks of the first three stages): they differ in these already, and
-# the trunk of a C4 detector has no fourth.
+# (bottleneck?, blocks of the first three stages). The backbone of a C4 detector has no
+# fourth stage.
 RESNETS = {
     (False, 2, 2, 2): 18,
     (False, 3, 4, 6): 34,
@@ -25,10 +25,10 @@ class Architecture:
         family: ResNet, Swin or ConvNeXt.
         depths: blocks of each stage.
         widths: channels of each stage (of a ResNet: inside its blocks).
-        depth: of a ResNet, the number in its name; else 0.
-        stem: of a ResNet, channels of the first conv; else 0.
-        heads: of a Swin, attention heads of each stage.
-        window: of a Swin, side of a window in tokens; else 0.
+        depth: for a ResNet, the number in its name; else 0.
+        stem: for a ResNet, channels of the first conv; else 0.
+        heads: for a Swin, attention heads of each stage.
+        window: for a Swin, side of a window in tokens; else 0.
     """
 
     family: str
@@ -41,22 +41,13 @@ class Architecture:
 
     @classmethod
     def of(cls, backbone: Mapping[str, Tensor]) -> "Architecture | None":
-        """The architecture; None for one that is not known here.
+        """Recognize the architecture; None when it is unknown.
 
         Args:
-            backbone: state dict whose names begin after ``backbone.``.
+            backbone: state dict, its names without ``backbone.``.
         """
-        for family in (_resnet, _swin, _convnext):
-            found = family(backbone)
-            if found:
-                return cls(**found)
-        return None
-
-    @classmethod
-    def describe(cls, backbone: Mapping[str, Tensor]) -> str | None:
-        """The architecture in words, or None."""
-        found = cls.of(backbone)
-        return str(found) if found else None
+        found = _resnet(backbone) or _swin(backbone) or _convnext(backbone)
+        return cls(**found) if found else None
 
     def __str__(self) -> str:
         if self.family == "ResNet":
@@ -67,16 +58,13 @@ class Architecture:
 def _resnet(backbone: Mapping[str, Tensor]) -> dict | None:
     if "layer1.0.conv1.weight" not in backbone:
         return None
-    stages = [f"layer{i}" for i in range(1, 5)]
-    depths = tuple(d for s in stages if (d := _count(backbone, f"{s}.")))
+    stages = [f"layer{i}." for i in range(1, 5) if _count(backbone, f"layer{i}.")]
+    depths = tuple(_count(backbone, stage) for stage in stages)
     bottleneck = "layer1.0.conv3.weight" in backbone
-    widths = tuple(
-        backbone[f"{s}.0.conv1.weight"].shape[0] for s in stages[: len(depths)]
-    )
     return dict(
         family="ResNet",
         depths=depths,
-        widths=widths,
+        widths=tuple(backbone[f"{s}0.conv1.weight"].shape[0] for s in stages),
         depth=RESNETS.get((bottleneck, *depths[:3]), 0),
         stem=backbone["conv1.weight"].shape[0] if "conv1.weight" in backbone else 0,
     )
@@ -114,7 +102,7 @@ def _convnext(backbone: Mapping[str, Tensor]) -> dict | None:
 
 
 def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
-    """Number of the children that a list of modules has."""
+    """Number of modules in the list of modules called ``prefix``."""
     children = {
         name.removeprefix(prefix).split(".")[0]
         for name in weights

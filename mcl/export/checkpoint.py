@@ -1,9 +1,9 @@
-"""Checkpoint files: read without running their code, write whole or not at all."""
+"""Checkpoint files: read without running their code, write completely or not at all."""
 
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,30 +15,28 @@ from ..errors import InputError
 
 
 def read_checkpoint(path: str, trust: bool = False) -> dict:
-    """The content of a checkpoint file, on the CPU, its tensors mapped from disk.
+    """Read a checkpoint file. Tensors are on the CPU, mapped from disk.
 
     Args:
         path: a file that ``torch.save`` wrote.
-        trust: whether objects other than tensors and plain values may be unpickled,
-            which runs whatever code the file names.
+        trust: whether to unpickle objects other than tensors and plain values. This
+            runs whatever code the file names.
 
     Raises:
         InputError: when there is no such file, it is no checkpoint, or it holds
-            such objects and is not trusted.
+            such objects without ``trust``.
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: there is no such checkpoint")
     try:
         checkpoint = _load(path, weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused is None:
-            raise InputError(f"{path}: it is no checkpoint, or damaged") from error
-        raise InputError(
-            f"{path}: beside tensors it holds {refused[1]}, and to read that runs code "
-            "of the file's choice; if you trust where it comes from, give --trust"
-        ) from error
     except Exception as error:  # unpickling raises many kinds
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused and isinstance(error, pickle.UnpicklingError):
+            raise InputError(
+                f"{path}: beside tensors it holds {refused[1]}, and reading that runs "
+                "code from the file; if you trust its source, give --trust"
+            ) from error
         raise InputError(f"{path}: it is no checkpoint, or damaged") from error
     if not isinstance(checkpoint, dict):
         raise InputError(f"{path}: it holds a {type(checkpoint).__name__}, no weights")
@@ -46,8 +44,8 @@ def read_checkpoint(path: str, trust: bool = False) -> dict:
 
 
 def _load(path: str, weights_only: bool):
-    """``torch.load``; files of torch before 1.6 cannot be mapped."""
-    # The maintained MMEngine takes the declaration back when it has read a file.
+    """``torch.load``, mapped from disk unless the file was written before torch 1.6."""
+    # The maintained MMEngine revokes the declaration after it has read a file.
     let_checkpoints_load()
     try:
         return torch.load(path, "cpu", weights_only=weights_only, mmap=True)
@@ -58,10 +56,10 @@ def _load(path: str, weights_only: bool):
 
 
 def load_weights(path: str, trust: bool = False) -> dict[str, Tensor]:
-    """Weights of a checkpoint file, without the prefixes of wrappers.
+    """Read the weights of a checkpoint file, without prefixes of wrappers.
 
     Raises:
-        InputError: as :func:`read_checkpoint`; or when there are no weights in it.
+        InputError: as :func:`read_checkpoint`, or when the file has no weights.
     """
     checkpoint = read_checkpoint(path, trust)
     weights = checkpoint.get("state_dict", checkpoint)
@@ -70,8 +68,8 @@ def load_weights(path: str, trust: bool = False) -> dict[str, Tensor]:
     for name, weight in weights.items():
         if not isinstance(name, str) or not isinstance(weight, Tensor):
             raise InputError(
-                f"{path}: it holds no weights where they are looked for, in "
-                f"`state_dict` or at the top: {name!r} is a {type(weight).__name__}"
+                f"{path}: there are no weights in `state_dict` or at the top: {name!r} "
+                f"is a {type(weight).__name__}"
             )
         if weight.is_meta:
             raise InputError(f"{path}: {name} has a shape and no numbers")
@@ -79,12 +77,12 @@ def load_weights(path: str, trust: bool = False) -> dict[str, Tensor]:
 
 
 def without_wrappers(name: str) -> str:
-    """A weight's name without what DistributedDataParallel and compiling add."""
+    """A weight's name without parts added by DistributedDataParallel and compiling."""
     return name.removeprefix("module.").replace("_orig_mod.", "")
 
 
 def check_out(out: str, checkpoint: str) -> None:
-    """See that ``out`` can be the name of a new file.
+    """Check that ``out`` can be the name of a new file.
 
     Raises:
         InputError: when it is the checkpoint, a folder or a device.
@@ -97,30 +95,22 @@ def check_out(out: str, checkpoint: str) -> None:
         raise InputError(f"OUT={out}: this is the checkpoint itself; name another file")
 
 
-def write_tensors(content: Mapping, out: str) -> None:
-    """Write ``out`` with ``torch.save``, whole or not at all.
+def write_tensors(content: Mapping, out: str, save: Callable = torch.save) -> None:
+    """Write ``out`` completely or not at all.
+
+    Args:
+        content: what to write.
+        out: path of the file.
+        save: function of the content and an open file.
 
     Raises:
         InputError: when it cannot be written.
     """
-    _write(out, lambda file: torch.save(content, file))
-
-
-def write_pickle(content: Mapping, out: str) -> None:
-    """Write ``out`` as a pickle, whole or not at all.
-
-    Raises:
-        InputError: when it cannot be written.
-    """
-    _write(out, lambda file: pickle.dump(content, file))
-
-
-def _write(out: str, dump) -> None:
     partial = Path(f"{out}.partial")
     try:
         partial.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
-            dump(file)
+            save(content, file)
         os.replace(partial, out)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{out}: it cannot be written ({error})") from error

@@ -1,53 +1,63 @@
-"""What all destinations share: where a weight goes, and the proof that it fits."""
+"""Common parts of all destinations: names there, and the check that all weights fit."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .load_report import PRETRAINED, LoadReport
+from .checkpoint import write_tensors
+from .load_report import BACKBONE, PRETRAINED, LoadReport
 from .selection import PARTS, find_unread, part_of, take_parts
 
 
-class Destination(Protocol):
-    """A library's model that pre-trained weights are for.
+class Destination:
+    """A library's model that receives pre-trained weights.
 
     Attributes:
-        model: its state dict, for names and shapes (of meta tensors mostly).
+        model: its state dict, for names and shapes (mostly meta tensors).
     """
 
     model: Mapping[str, Tensor]
 
     def part_of(self, name: str) -> str:
         """The part that one of the model's names belongs to."""
-        ...
+        return BACKBONE
 
     def place(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
-        """One of our weights as the model wants it, under its name there.
+        """Convert one of our weights for the model.
 
-        Several of them where it fills several layers; none where it has no place.
+        Returns:
+            The tensor by its name in the model: once, for each of several layers, or
+            empty when the model has no place for it.
         """
-        ...
+        raise NotImplementedError
 
     def write(self, weights: dict[str, Tensor], out: str) -> None:
         """Write the file that the library reads."""
-        ...
+        write_tensors(weights, out)
 
     def usage(self, out: str) -> str:
-        """How to load that file, to print."""
-        ...
+        """Lines to print that say how to load the file."""
+        raise NotImplementedError
+
+
+def rename(name: str, rules: Iterable[tuple[str, str | Callable]]) -> str:
+    """Apply substitutions, pairs of pattern and replacement, in turn."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def build_unfilled(build: Callable[[], nn.Module]) -> nn.Module:
-    """The module that ``build`` makes, without memory where that can be done."""
+    """Build a module, on the meta device if possible, which takes no memory."""
     try:
         with torch.device("meta"):
             return build()
     except RuntimeError as error:
-        # OpenMMLab's Swin and ConvNeXt read numbers off a tensor in between.
+        # OpenMMLab's Swin and ConvNeXt read values of a tensor.
         if "meta" not in str(error):
             raise
         return build()
@@ -58,8 +68,8 @@ class Export:
     """Weights under a destination's names, and their comparison with its model.
 
     Attributes:
-        left_behind: our names of weights that do not go.
-        unread: our names of norm layers that go as they began.
+        left_behind: our names of weights that are not exported.
+        unread: our names of norm layers that are exported untrained.
     """
 
     weights: dict[str, Tensor]
@@ -74,19 +84,19 @@ def export(
     part: str | None = None,
     allow_unread: bool = False,
 ) -> Export:
-    """Rename ``network`` for ``destination``; refuse what would not arrive whole.
+    """Rename ``network`` for ``destination``, and refuse what does not fit completely.
 
     Args:
-        network: of :func:`~mcl.export.selection.take_network`.
-        destination: where it is to go.
-        part: what is promised, backbone, trunk or detector; by default whatever
-            the destination's model has.
-        allow_unread: let layers go that pre-training read nothing from, see
+        network: weights from :func:`~mcl.export.selection.take_network`.
+        destination: the model that receives them.
+        part: backbone, trunk or detector; by default all parts that the
+            destination's model has.
+        allow_unread: also export layers that pre-training did not train, see
             :func:`~mcl.export.selection.find_unread`.
 
     Raises:
-        InputError: when a promised part would not be filled wholly, or with weights
-            that were not trained.
+        InputError: when a requested part would not be filled completely, or with
+            weights that were not trained.
     """
     wanted = {destination.part_of(name) for name in destination.model}
     parts = PARTS[part] if part else tuple(p for p in PRETRAINED if p in wanted)
@@ -102,19 +112,15 @@ def export(
     report = LoadReport.compare(weights, destination.model, destination.part_of)
     problems = report.problems(promised=parts)
     if problems:
+        advice = (
+            "The FPN and the box head's four shared convs need norm layers, as the "
+            "benchmark configs have them; a smaller --part asks for less. "
+        )
+        if report.causes or len(parts) == 1:
+            advice = ""
         raise InputError(
             f"the model does not take these weights: {'; '.join(problems)}. "
-            f"{_advice(report, parts)}Nothing is written\n{report.in_full()}"
+            f"{advice}Nothing is written\n{report.in_full()}"
         )
     left_behind += [n for n in network if part_of(n) not in parts]
     return Export(weights, report, left_behind, unread)
-
-
-def _advice(report: LoadReport, parts: tuple[str, ...]) -> str:
-    """What to try, where the report found no cause."""
-    if report.causes or len(parts) == 1:
-        return ""
-    return (
-        "The FPN and the box head's four shared convs need norm layers, as the "
-        "benchmark configs have them; a smaller --part asks for less. "
-    )

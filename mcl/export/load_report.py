@@ -1,4 +1,4 @@
-"""What of a checkpoint enters a model, part by part."""
+"""Comparison of a checkpoint with a model, part by part."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,9 +11,9 @@ from .architecture import Architecture
 BACKBONE = "backbone"
 NECK = "neck"
 SHARED_CONVS = "roi_head.bbox_head.shared_convs"
-# Parts that pre-training fills: a model takes each whole or not at all.
+# Parts that pre-training fills. A model takes each completely or not at all.
 PRETRAINED = (BACKBONE, NECK, SHARED_CONVS)
-# Weights of pre-training that no detector has under these names.
+# Prefixes of pre-training's weights that no detector has.
 PRETRAINING_ONLY = ("neck.shared_convs.", "neck.projector.", "head.", "target.")
 # A cascade has several box heads; a C4 detector keeps layer4 in its RoI head.
 HEAD_CONVS = re.compile(r"roi_head\.bbox_head(\.\d+)?\.shared_convs\.")
@@ -23,7 +23,7 @@ HEAD_LAYER4 = re.compile(r"roi_head\.shared_head(\.\d+)?\.(?=layer4\.)")
 
 @dataclass
 class Part:
-    """Names of one part: in both and alike, in one only, of unlike shapes."""
+    """Names of one part: in both, in the model only, in the file only, other shape."""
 
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Part:
     mismatched: list[str] = field(default_factory=list)
 
     def problem(self) -> str | None:
-        """The first thing that is wrong with a part that must fit, or None."""
+        """The first problem of a part that must fit, or None."""
         for what in ("mismatched", "unexpected", "missing"):
             names = getattr(self, what)
             if names:
@@ -56,14 +56,14 @@ class LoadReport:
         """Compare by name and shape; BN's batch counters do not matter.
 
         Args:
-            weights: of the file.
-            model: state dict of the model they are meant for.
-            part_of: the part that a name belongs to; by default of a model of
+            weights: the file's.
+            model: state dict of the model that should load them.
+            part_of: function from a name to its part; by default of a model of
                 MMDetection or of pre-training.
         """
         part_of = part_of or detector_parts(model)
         parts: dict[str, Part] = {}
-        # The runner takes the prefix of a distributed wrapper off, too.
+        # The runner also removes the prefix of a distributed wrapper.
         weights = {k.removeprefix("module."): w for k, w in weights.items()}
         for name in sorted(set(weights) | set(model)):
             if name.endswith("num_batches_tracked"):
@@ -81,10 +81,10 @@ class LoadReport:
         return cls(parts, find_causes(weights, model))
 
     def problems(self, promised: Iterable[str] = (BACKBONE,)) -> list[str]:
-        """Why the checkpoint must not be used; empty when it may.
+        """Reasons not to use the checkpoint, an empty list if there are none.
 
-        A pre-trained part that both have must fit wholly; a promised part must
-        be there.
+        A pre-trained part that both have must fit completely. A promised part must
+        exist.
         """
         problems = []
         for name in PRETRAINED:
@@ -103,22 +103,19 @@ class LoadReport:
         """Weights of the model that the checkpoint does not fill, part by part."""
         gaps = []
         for name, part in self.parts.items():
-            names = part.mismatched + part.missing
-            if names:
+            if names := part.mismatched + part.missing:
                 gaps.append(f"{name}: {len(names)} weights not filled, as {names[0]}")
         return gaps + self.causes if gaps else []
 
     def in_full(self, limit: int | None = 3) -> str:
-        """The table, and ``limit`` names of each kind that does not fit (None: all)."""
+        """The table, and up to ``limit`` names of each kind of problem (None: all)."""
         lines = [str(self)]
         for name, part in self.parts.items():
             for kind in ("missing", "unexpected", "mismatched"):
-                found = getattr(part, kind)
-                if found:
-                    shown = found[:limit]
-                    more = len(found) - len(shown)
+                if found := getattr(part, kind):
+                    more = len(found) - len(found[:limit])
                     rest = f", and {more} more" if more else ""
-                    lines.append(f"  {name}, {kind}: {', '.join(shown)}{rest}")
+                    lines.append(f"  {name}, {kind}: {', '.join(found[:limit])}{rest}")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -131,7 +128,7 @@ class LoadReport:
 
 
 def detector_parts(model: Mapping[str, Tensor]) -> Callable[[str], str]:
-    """The part that a name of an MMDetection or pre-training model belongs to."""
+    """Function from a name of an MMDetection or pre-training model to its part."""
     laterals = _laterals(model)
 
     def part_of(name: str) -> str:
@@ -143,7 +140,7 @@ def detector_parts(model: Mapping[str, Tensor]) -> Callable[[str], str]:
             if name.startswith(part):
                 return part.rstrip(".")
         output = re.match(r"neck\.fpn_convs\.(\d+)\.", name)
-        # Maps above the backbone's, which some detectors compute by convs.
+        # Convs of some detectors for maps coarser than the backbone's.
         if output and laterals and int(output[1]) >= laterals:
             return "neck.extra_convs"
         if name.startswith("neck.") and not re.match(PYRAMID, name):
@@ -157,31 +154,37 @@ def detector_parts(model: Mapping[str, Tensor]) -> Callable[[str], str]:
 def find_causes(
     weights: Mapping[str, Tensor], model: Mapping[str, Tensor]
 ) -> list[str]:
-    """The usual reasons why weights and model do not match, in words."""
+    """The usual reasons why weights do not fit a model, as sentences."""
     causes = []
-    theirs, wanted = (Architecture.describe(_backbone(w)) for w in (weights, model))
-    if theirs and wanted and theirs != wanted:
-        causes.append(f"the file's backbone is {theirs}, the model's {wanted}")
-    width, wanted_width = (_fpn_width(w) for w in (weights, model))
-    if width and wanted_width and width != wanted_width:
-        causes.append(
-            f"the file's FPN has {width} channels, the model's {wanted_width}"
-        )
-    has_norm, wants_norm = (_fpn_has_norm(w) for w in (weights, model))
-    if width and wanted_width and has_norm != wants_norm:
-        causes.append("one FPN has norm layers (neck.norm_cfg), the other has none")
+    ours, wanted = (Architecture.of(_backbone(w)) for w in (weights, model))
+    if ours and wanted and str(ours) != str(wanted):
+        causes.append(f"the file's backbone is {ours}, the model's {wanted}")
+    conv, wanted_conv = (
+        w.get("neck.fpn_convs.0.conv.weight") for w in (weights, model)
+    )
+    if conv is not None and wanted_conv is not None:
+        if len(conv) != len(wanted_conv):
+            causes.append(
+                f"the file's FPN has {len(conv)} channels, the model's "
+                f"{len(wanted_conv)}"
+            )
+        norm = "neck.fpn_convs.0.bn.weight"
+        if (norm in weights) != (norm in model):
+            causes.append("one FPN has norm layers (neck.norm_cfg), the other has none")
     maps, taken = _laterals(weights), _laterals(model)
     if 0 < taken < maps:
         causes.append(
             f"the model's pyramid takes {taken} maps of the backbone, the file's "
             f"{maps}: export for this detector (such as --detector retinanet)"
         )
-    if _any(HEAD_LAYER4, model) and "backbone.layer4.0.conv1.weight" in weights:
-        causes.append("the model keeps layer4 in its RoI head (--detector c4)")
-    if _heads(weights) and _heads(model) and _heads(weights) != _heads(model):
+    has_layer4 = "backbone.layer4.0.conv1.weight" in weights
+    if has_layer4 and any(map(HEAD_LAYER4.match, model)):
+        causes.append("the model has layer4 in its RoI head (--detector c4)")
+    heads, wanted_heads = _heads(weights), _heads(model)
+    if heads and wanted_heads and heads != wanted_heads:
         causes.append(
-            f"the model has {len(_heads(model))} box heads with shared convs, the file "
-            f"{len(_heads(weights))} (--detector cascade or mask-rcnn)"
+            f"the model has {len(wanted_heads)} box heads with shared convs, the file "
+            f"{len(heads)} (--detector cascade or mask-rcnn)"
         )
     return causes
 
@@ -200,18 +203,6 @@ def _laterals(weights: Mapping[str, Tensor]) -> int:
     )
 
 
-def _fpn_width(weights: Mapping[str, Tensor]) -> int | None:
-    conv = weights.get("neck.fpn_convs.0.conv.weight")
-    return None if conv is None else conv.shape[0]
-
-
-def _fpn_has_norm(weights: Mapping[str, Tensor]) -> bool:
-    return "neck.fpn_convs.0.bn.weight" in weights
-
-
 def _heads(weights: Mapping[str, Tensor]) -> set[str]:
+    """Prefixes of the box heads with shared convs."""
     return {m.group() for k in weights if (m := HEAD_CONVS.match(k))}
-
-
-def _any(pattern: re.Pattern, weights: Mapping[str, Tensor]) -> bool:
-    return any(pattern.match(name) for name in weights)

@@ -1,6 +1,5 @@
-"""Names in the authors' released code (OpenSelfSup layout) for ours, and back."""
+"""Names of weights in the authors' released code (OpenSelfSup layout) and ours."""
 
-import re
 from collections.abc import Mapping
 
 import torch
@@ -8,9 +7,10 @@ from torch import Tensor
 
 from ..errors import InputError
 
-# Ours and theirs, by prefix. Their trunk is a sequence: 0 backbone, 1 FPN, 2 region
-# part; `encoder_q` is the online network, `encoder_k` the target.
-TRUNK = (
+# Our prefixes and the authors'. Their network is a sequence of 0 backbone, 1 FPN,
+# 2 shared convs and projector. `encoder_q` is the online network, `encoder_k` the
+# target.
+NETWORK = (
     ("backbone.", "encoder_q.0."),
     ("neck.lateral_convs.", "encoder_q.1.lateral_convs."),
     ("neck.fpn_convs.", "encoder_q.1.fpn_convs."),
@@ -21,10 +21,20 @@ TRUNK = (
     ("neck.projector.bn1.", "encoder_q.2.mlp.4."),
 )
 PREDICTOR = (("fc0.", "mlp.0."), ("bn0.", "mlp.1."), ("fc1.", "mlp.3."))
+MAX_LEVELS = 8
+PREFIXES = (
+    *NETWORK,
+    *((f"target.{o}", t.replace("encoder_q", "encoder_k")) for o, t in NETWORK),
+    *(
+        (f"head.predictors.{level}.{ours}", f"head.predictor.{level}.{theirs}")
+        for level in range(MAX_LEVELS)
+        for ours, theirs in PREDICTOR
+    ),
+)
 
 
 def released_name(name: str) -> str:
-    """The authors' name of one of our weights; a foreign name stays as it is.
+    """The authors' name of one of our weights. Other names do not change.
 
     Example:
         >>> released_name('neck.projector.bn0.weight')
@@ -32,52 +42,37 @@ def released_name(name: str) -> str:
         >>> released_name('target.backbone.conv1.weight')
         'encoder_k.0.conv1.weight'
     """
-    for ours, theirs in TRUNK:
+    for ours, theirs in PREFIXES:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
-        if name.startswith(f"target.{ours}"):
-            target = theirs.replace("encoder_q", "encoder_k")
-            return target + name.removeprefix(f"target.{ours}")
-    level = re.match(r"head\.predictors\.(\d+)\.", name)
-    for ours, theirs in PREDICTOR if level else ():
-        if name.startswith(ours, level.end()):
-            rest = name[level.end() :].removeprefix(ours)
-            return f"head.predictor.{level[1]}.{theirs}{rest}"
     return name
 
 
 def own_name(name: str) -> str | None:
-    """Our name of one of the authors' weights; None for one that is not theirs.
+    """Our name of one of the authors' weights; None for other names.
 
     Example:
         >>> own_name('encoder_k.2.mlp.1.weight')
         'target.neck.projector.bn0.weight'
     """
-    target = "target." if name.startswith("encoder_k.") else ""
-    online = name.replace("encoder_k.", "encoder_q.", 1) if target else name
-    for ours, theirs in TRUNK:
-        if online.startswith(theirs):
-            return target + ours + online.removeprefix(theirs)
-    level = re.match(r"head\.predictor\.(\d+)\.", name)
-    for ours, theirs in PREDICTOR if level else ():
-        if name.startswith(theirs, level.end()):
-            rest = name[level.end() :].removeprefix(theirs)
-            return f"head.predictors.{level[1]}.{ours}{rest}"
+    for ours, theirs in PREFIXES:
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
     return name if name.startswith("backbone.") else None
 
 
 def from_released(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """A state dict of the authors' code under our names.
+    """Rename a state dict of the authors' code.
 
-    Theirs holds the backbone twice, as ``encoder_q.0.*`` and as ``backbone.*``; a
-    stripped one under the second name only.
+    It holds the backbone twice, as ``encoder_q.0.*`` and as ``backbone.*``. A file
+    that was reduced to the backbone has the second name only.
 
     Returns:
-        The renamed weights, and the names that have none here.
+        The renamed weights, and the names that have no counterpart here.
 
     Raises:
-        InputError: when nothing of it is known, it has our names already, a weight
-            of its networks is unknown, or the two backbones differ.
+        InputError: when it has our names already, a weight of its networks is unknown,
+            the two backbones differ, or there is no backbone.
     """
     renamed, unknown = {}, []
     for name, tensor in weights.items():

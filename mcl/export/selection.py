@@ -1,4 +1,4 @@
-"""Which weights of a pre-training checkpoint leave it: a network, its parts."""
+"""Selection of weights from a pre-training checkpoint: a network and its parts."""
 
 from collections.abc import Mapping
 
@@ -8,13 +8,13 @@ from ..errors import InputError
 from .load_report import BACKBONE, NECK, SHARED_CONVS
 
 NETWORKS = ("online", "target")
-# What --part means; each holds the one before it.
+# Values of --part. Each contains the one before it.
 PARTS = {
     "backbone": (BACKBONE,),
     "trunk": (BACKBONE, NECK),
     "detector": (BACKBONE, NECK, SHARED_CONVS),
 }
-# Prefixes of our weights and the part that they are.
+# Prefixes of our weights, and their parts.
 OURS = {
     "backbone.": BACKBONE,
     "neck.lateral_convs.": NECK,
@@ -26,7 +26,7 @@ STATISTICS = ("running_mean", "running_var", COUNTER)
 
 
 def part_of(name: str) -> str | None:
-    """The part of one of our weights; None for what serves pre-training only."""
+    """The part of one of our weights; None for weights of pre-training only."""
     return next((part for p, part in OURS.items() if name.startswith(p)), None)
 
 
@@ -35,28 +35,28 @@ def take_network(
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Backbone, FPN and shared convs of the online or the target network.
 
-    With `selected` computation the target network reads P5 alone, so the BN layers
-    of its other convs have no statistics of their own: they get those of the
-    online network, whose average its weights are, where it has some.
+    With `selected` computation the target network reads only P5. BN layers of its other
+    convs have no statistics, so they get the online network's if these exist. The
+    target's weights are an average of the online network's.
 
     Args:
         weights: the state dict of :class:`~mcl.models.MCL`.
         net: ``online`` or ``target``.
 
     Returns:
-        The weights under the online network's names, and the norm layers that
-        were given the online network's statistics.
+        The weights under the online network's names, and the norm layers with
+        statistics of the online network.
 
     Raises:
-        InputError: when that network is not in the file.
+        InputError: when the file does not have this network.
     """
     online = {k: v for k, v in weights.items() if part_of(k)}
     if net == "online":
         return online, []
     target = {
-        name: tensor
-        for k, tensor in weights.items()
-        if k.startswith("target.") and part_of(name := k.removeprefix("target."))
+        k.removeprefix("target."): v
+        for k, v in weights.items()
+        if k.startswith("target.") and part_of(k.removeprefix("target."))
     }
     if not target:
         raise InputError(
@@ -69,10 +69,8 @@ def take_network(
         for layer in _unseen(target)
         if f"{layer}.running_mean" in online and layer not in unseen
     ]
-    for layer in borrowed:
-        for statistic in (f"{layer}.{s}" for s in STATISTICS):
-            if statistic in online:
-                target[statistic] = online[statistic]
+    names = [f"{layer}.{statistic}" for layer in borrowed for statistic in STATISTICS]
+    target.update({name: online[name] for name in names if name in online})
     return target, borrowed
 
 
@@ -82,9 +80,9 @@ def take_parts(
     """The weights of ``parts``, in float32.
 
     Raises:
-        InputError: when one is not there, or holds numbers that are none.
+        InputError: when a part is missing, or its numbers are not finite.
     """
-    chosen = {k: _number(k, v) for k, v in network.items() if part_of(k) in parts}
+    chosen = {k: _float(k, v) for k, v in network.items() if part_of(k) in parts}
     for prefix, part in OURS.items():
         if part in parts and not any(k.startswith(prefix) for k in chosen):
             raise InputError(
@@ -96,50 +94,47 @@ def take_parts(
     return chosen
 
 
-def _number(name: str, tensor: Tensor) -> Tensor:
-    """A weight in float32, which every library's models have; counters as they are."""
+def _float(name: str, tensor: Tensor) -> Tensor:
+    """A weight in float32, as in every library; counters and indices as they are."""
     if name.endswith((COUNTER, "relative_position_index")):
         return tensor
     if not tensor.is_floating_point():
         raise InputError(f"{name} is of type {tensor.dtype}: give float weights")
     if not tensor.isfinite().all():
         raise InputError(
-            f"{name} is not finite: that training has diverged; give an earlier "
+            f"{name} is not finite: this training has diverged; give an earlier "
             "checkpoint"
         )
-    return tensor.float().contiguous()  # training may keep channels last
+    return tensor.float().contiguous()  # training may use channels last
 
 
 def _unseen(weights: Mapping[str, Tensor]) -> list[str]:
-    """BN layers that counted no batch, or, without a counter, are as they began."""
+    """BN layers that counted no batch, or without counter have initial statistics."""
     unseen = []
     for name, mean in weights.items():
-        if not name.endswith(".running_mean"):
+        layer, _, kind = name.rpartition(".")
+        if kind != "running_mean":
             continue
-        layer = name.removesuffix(".running_mean")
-        counter, variance = (
-            weights.get(f"{layer}.{statistic}")
-            for statistic in (COUNTER, "running_var")
-        )
-        if counter is not None:
-            began = counter.item() == 0
+        counter = weights.get(f"{layer}.{COUNTER}")
+        if counter is None:
+            initial = not mean.any() and (weights[f"{layer}.running_var"] == 1).all()
         else:
-            began = not mean.any() and bool((variance == 1).all())
-        if began:
+            initial = counter == 0
+        if initial:
             unseen.append(layer)
     return unseen
 
 
 def find_unread(weights: Mapping[str, Tensor], allow: bool = False) -> list[str]:
-    """BN layers of pyramid maps that pre-training read nothing from.
+    """BN layers of pyramid maps that pre-training did not use.
 
-    A BN layer that counted no batch stands behind a conv that nothing was read from.
-    Of the backbone it may be that its statistics were frozen on purpose. Convs without
-    BN, and those that `full` computation runs, do not show it.
+    Such a layer has counted no batch, and its conv is untrained. In the backbone, BN
+    statistics may be frozen on purpose. Convs without BN, and convs that `full`
+    computation runs, cannot be recognized.
 
     Args:
-        weights: of the online or the target network.
-        allow: let such layers pass, where some map was read.
+        weights: weights of the online or the target network.
+        allow: whether to accept such layers, when some map was used.
 
     Raises:
         InputError: for a layer that was never run in training, unless allowed.
@@ -147,17 +142,18 @@ def find_unread(weights: Mapping[str, Tensor], allow: bool = False) -> list[str]
     unseen = [layer for layer in _unseen(weights) if part_of(layer) != BACKBONE]
     norms = [k for k in weights if part_of(k) == NECK and k.endswith(".running_mean")]
     unread = [layer for layer in unseen if part_of(layer) == NECK]
-    if len(unread) == len(norms):  # of no map at all
+    if len(unread) == len(norms):  # no map was used
         unread = []
     for layer in unseen:
         if layer not in unread:
             raise InputError(
-                f"{layer} has seen no batch: the checkpoint is of an untrained model"
+                f"{layer} has seen no batch: the checkpoint is of an untrained model; "
+                "give one that pre-training wrote"
             )
     if unread and not allow:
         raise InputError(
-            f"{unread[0]} has seen no batch: the ratios of pre-training leave that map "
-            "of the pyramid unread; --allow-unread writes its layers as they began, "
-            "--part backbone none"
+            f"{unread[0]} has seen no batch: the ratios of pre-training leave this map "
+            "of the pyramid unread; --allow-unread exports its untrained layers, "
+            "--part backbone leaves them out"
         )
     return unread

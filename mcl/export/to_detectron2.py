@@ -1,17 +1,19 @@
-"""Detectron2: the pickle that its DetectionCheckpointer reads, exact names."""
+"""Detectron2: a pickle with its own names, for its DetectionCheckpointer."""
 
+import pickle
 import re
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import models
 
 from ..errors import InputError
 from .architecture import Architecture
-from .checkpoint import write_pickle
+from .checkpoint import write_tensors
+from .destination import Destination, rename
 from .load_report import BACKBONE, NECK, SHARED_CONVS
 
-# Box heads of each kind of detector, and where its FPN begins (None: no FPN).
+# Each detector's box heads and the first map of its FPN (None: no FPN).
 DETECTORS = {
     "mask-rcnn": (("roi_heads.box_head.",), 2),
     "faster-rcnn": (("roi_heads.box_head.",), 2),
@@ -30,8 +32,8 @@ RESNET_RULES = (
 )
 
 
-class ToDetectron2:
-    """Into Detectron2's R-CNNs and RetinaNet, SyncBN in the FPN, 4conv1fc.
+class ToDetectron2(Destination):
+    """Detectron2's R-CNNs and RetinaNet, with SyncBN in the FPN, 4conv1fc box heads.
 
     Args:
         architecture: of the backbone.
@@ -51,28 +53,10 @@ class ToDetectron2:
             raise InputError(f"Detectron2 has no backbone like {architecture}")
         self.depth = architecture.depth
         self.heads, self.first_map = DETECTORS[detector]
-        self.model = self._expected(architecture.depth)
-
-    def _expected(self, depth: int) -> dict[str, Tensor]:
-        """Names and shapes of what pre-training fills, at Detectron2's widths."""
+        self.model = {}
         with torch.device("meta"):
-            resnet = getattr(models, f"resnet{depth}")(weights=None).state_dict()
-            convs = {
-                **{f"neck.lateral_convs.{i}": (1, c) for i, c in _maps(resnet)},
-                **{f"neck.fpn_convs.{i}": (3, WIDTH) for i in range(4)},
-                **{f"neck.shared_convs.{i}": (3, WIDTH) for i in range(4)},
-            }
-            ours = {f"backbone.{k}": v for k, v in resnet.items() if k[:3] != "fc."}
-            for name, (kernel, channels) in convs.items():
-                ours[f"{name}.conv.weight"] = torch.empty(
-                    WIDTH, channels, kernel, kernel
-                )
-                for key, value in torch.nn.BatchNorm2d(WIDTH).state_dict().items():
-                    ours[f"{name}.bn.{key}"] = value
-        placed = {}
-        for name, tensor in ours.items():
-            placed.update(self.place(name, tensor))
-        return placed
+            for name, tensor in _expected(self.depth).items():
+                self.model.update(self.place(name, tensor))
 
     def part_of(self, name: str) -> str:
         if ".box_head." in name:
@@ -81,7 +65,11 @@ class ToDetectron2:
 
     def place(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         if name.startswith("backbone."):
-            return {self._resnet(name.removeprefix("backbone.")): tensor}
+            name = rename(name.removeprefix("backbone."), RESNET_RULES)
+            if self.first_map is not None:
+                return {f"backbone.bottom_up.{name}": tensor}
+            parent = "roi_heads" if name.startswith("res5.") else "backbone"
+            return {f"{parent}.{name}": tensor}
         kind, index, rest = re.match(r"neck\.(\w+)_convs\.(\d+)\.(.+)", name).groups()
         rest = rest.removeprefix("conv.").replace("bn.", "norm.")
         if kind == "shared":
@@ -91,13 +79,6 @@ class ToDetectron2:
             return {}
         kind = "output" if kind == "fpn" else kind
         return {f"backbone.fpn_{kind}{level}.{rest}": tensor}
-
-    def _resnet(self, name: str) -> str:
-        for pattern, replacement in RESNET_RULES:
-            name = re.sub(pattern, replacement, name)
-        if self.first_map is not None:
-            return f"backbone.bottom_up.{name}"
-        return f"roi_heads.{name}" if name.startswith("res5.") else f"backbone.{name}"
 
     def write(self, weights: dict[str, Tensor], out: str) -> None:
         """Write the pickle.
@@ -109,7 +90,7 @@ class ToDetectron2:
             raise InputError(f"OUT={out}: Detectron2 reads it if its name ends in .pkl")
         arrays = {name: tensor.numpy() for name, tensor in weights.items()}
         content = dict(model=arrays, __author__="mcl", matching_heuristics=False)
-        write_pickle(content, out)
+        write_tensors(content, out, pickle.dump)
 
     def usage(self, out: str) -> str:
         lines = [
@@ -132,7 +113,19 @@ class ToDetectron2:
         return "\n".join(lines)
 
 
-def _maps(resnet: dict[str, Tensor]) -> list[tuple[int, int]]:
-    """Index and channels of C2..C5."""
-    last = {k.split(".")[0]: v.shape[0] for k, v in resnet.items() if "conv" in k}
-    return [(i, last[f"layer{i + 1}"]) for i in range(4)]
+def _expected(depth: int) -> dict[str, Tensor]:
+    """Our names of the weights to fill, with the shapes of Detectron2's models."""
+    resnet = models.get_model(f"resnet{depth}", weights=None)
+    del resnet.fc
+    ours = resnet.state_dict(prefix="backbone.")
+    for i in range(4):
+        channels = (64 if depth < 50 else 256) * 2**i  # of C2..C5
+        for kind, inputs, kernel in (
+            ("lateral", channels, 1),
+            ("fpn", WIDTH, 3),
+            ("shared", WIDTH, 3),
+        ):
+            conv = nn.Conv2d(inputs, WIDTH, kernel, bias=False)
+            layers = nn.ModuleDict(dict(conv=conv, bn=nn.BatchNorm2d(WIDTH)))
+            ours.update(layers.state_dict(prefix=f"neck.{kind}_convs.{i}."))
+    return ours

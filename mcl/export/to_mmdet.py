@@ -1,4 +1,4 @@
-"""MMDetection: the weights bear its names already, but for where they stand."""
+"""MMDetection: our names are its names, except for positions in some detectors."""
 
 import re
 from collections.abc import Mapping
@@ -7,21 +7,22 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .checkpoint import write_tensors
+from .destination import Destination
 from .load_report import HEAD_CONVS, HEAD_LAYER4, detector_parts
 
-# What the recipes normalize with, RGB, 0..255.
+# Mean and deviation in the recipes, RGB, 0..255.
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
-class ToMMDetection:
-    """Into any detector that MMDetection builds.
+class ToMMDetection(Destination):
+    """Any detector that MMDetection builds.
 
-    An FPN that starts at a later map (RetinaNet: P3) takes the convs from there on;
-    a detector with several box heads (Cascade) has each filled; layer4 goes to the
-    RoI head where the detector keeps it there (C4).
+    An FPN that starts at a later map (RetinaNet: P3) takes the convs from there on.
+    Each of several box heads (Cascade) is filled. Where a detector has layer4 in its
+    RoI head (C4), layer4 goes there.
 
     Args:
-        detector: the built model; its weights may be on the meta device.
+        detector: the built model. Its weights may be on the meta device.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -35,13 +36,12 @@ class ToMMDetection:
         self.layer4 = found.group() if found else "backbone."
 
     def place(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
-        """The weight in the detector, as :class:`~mcl.export.Destination` has it."""
         if name.startswith("backbone.layer4."):
             return {self.layer4 + name.removeprefix("backbone."): tensor}
         if name.startswith("neck.shared_convs."):
             rest = name.removeprefix("neck.shared_convs.")
             return {head + rest: tensor for head in self.heads}
-        # A norm layer of an output that this detector does not read.
+        # The norm layer of a backbone's map that this detector does not read.
         if re.match(r"backbone\.norm\d\.", name) and name not in self.model:
             return {}
         level = re.match(r"(neck\.(?:lateral|fpn)_convs\.)(\d+)", name)
@@ -58,7 +58,7 @@ class ToMMDetection:
 
 
 def find_doubts(model: Mapping) -> list[str]:
-    """What of a detector's config would make other maps of the same weights.
+    """Settings of a detector's config with which the weights compute other features.
 
     Args:
         model: ``model`` of the config.

@@ -6,12 +6,12 @@ from torch import Tensor
 from ..errors import InputError
 from .architecture import Architecture
 from .checkpoint import write_tensors
-from .destination import build_unfilled
+from .destination import Destination, build_unfilled
 from .load_report import BACKBONE
 
 
-class ToMMPretrain:
-    """Into the backbone of any model of MMPretrain.
+class ToMMPretrain(Destination):
+    """The backbone of any model of MMPretrain.
 
     Args:
         architecture: of the backbone.
@@ -20,13 +20,10 @@ class ToMMPretrain:
     def __init__(self, architecture: Architecture) -> None:
         from mmpretrain.registry import MODELS
 
-        config = _config(architecture)
+        config = dict(_config(architecture), out_indices=(0, 1, 2, 3))
         with DefaultScope.overwrite_default_scope("mmpretrain"):
             backbone = build_unfilled(lambda: MODELS.build(config))
         self.model = {f"{BACKBONE}.{k}": v for k, v in backbone.state_dict().items()}
-
-    def part_of(self, name: str) -> str:
-        return BACKBONE
 
     def place(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         return {name: tensor} if name.startswith(f"{BACKBONE}.") else {}
@@ -40,33 +37,22 @@ class ToMMPretrain:
 
 
 def _config(arch: Architecture) -> dict:
-    """MMPretrain's config of that backbone, all maps given out.
+    """MMPretrain's config of this backbone.
 
     Raises:
-        InputError: for a ResNet of an unusual number of blocks.
+        InputError: for a ResNet with an unusual number of blocks.
     """
     if arch.family == "ResNet":
         if not arch.depth:
-            raise InputError(f"the backbone, {arch}, is none of MMPretrain's ResNets")
+            raise InputError(f"MMPretrain has no backbone like {arch}")
         return dict(
             type="ResNet",
             depth=arch.depth,
             stem_channels=arch.stem,
             base_channels=arch.widths[0],
-            out_indices=(0, 1, 2, 3),
         )
     if arch.family == "Swin":
-        return dict(
-            type="SwinTransformer",
-            arch=dict(
-                embed_dims=arch.widths[0], depths=arch.depths, num_heads=arch.heads
-            ),
-            window_size=arch.window,
-            out_indices=(0, 1, 2, 3),
-        )
-    return dict(
-        type="ConvNeXt",
-        arch=dict(depths=arch.depths, channels=arch.widths),
-        out_indices=(0, 1, 2, 3),
-        gap_before_final_norm=False,
-    )
+        size = dict(embed_dims=arch.widths[0], depths=arch.depths, num_heads=arch.heads)
+        return dict(type="SwinTransformer", arch=size, window_size=arch.window)
+    size = dict(depths=arch.depths, channels=arch.widths)
+    return dict(type="ConvNeXt", arch=size, gap_before_final_norm=False)

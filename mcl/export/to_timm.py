@@ -7,14 +7,14 @@ from torch import Tensor
 
 from ..errors import InputError
 from .architecture import Architecture
-from .checkpoint import write_tensors
-from .load_report import BACKBONE
+from .destination import Destination, rename
 
-# MMPretrain's names to timm's, in turn. timm opens a stage with its downsampling,
-# MMPretrain's Swin closes the one before with it.
+# MMPretrain's names to timm's.
 RULES = {
     "ResNet": (),
     "Swin": (
+        # In timm downsampling belongs to the later of two stages.
+        (r"^stages\.(\d+)\.d", lambda m: f"stages.{int(m[1]) + 1}.d"),
         (r"^patch_embed\.projection\.", "patch_embed.proj."),
         (r"^stages\.", "layers."),
         (r"\.attn\.w_msa\.", ".attn."),
@@ -31,13 +31,13 @@ RULES = {
         (r"^norm3\.", "head.norm."),
     ),
 }
-# Norms of the maps before the last, which only a detector reads, and an index
-# that timm computes anew.
+# Norms of the earlier maps, which only a detector reads, and an index that timm
+# computes itself.
 NO_PLACE = re.compile(r"norm[0-2]\.|.*relative_position_index$")
 
 
-class ToTimm:
-    """Into timm's model of the same backbone.
+class ToTimm(Destination):
+    """timm's model of the same backbone.
 
     Args:
         architecture: of the backbone.
@@ -59,21 +59,13 @@ class ToTimm:
             model = timm.create_model(self.name, num_classes=0, **self.options)
         self.model = model.state_dict()
 
-    def part_of(self, name: str) -> str:
-        return BACKBONE
-
     def place(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         theirs = name.removeprefix("backbone.")
         if self.family != "ResNet" and NO_PLACE.match(theirs):
             return {}
         if self.family == "Swin" and ".downsample." in theirs:
-            theirs, tensor = _open_stage(theirs), _reorder_patches(tensor)
-        for pattern, replacement in RULES[self.family]:
-            theirs = re.sub(pattern, replacement, theirs)
-        return {theirs: tensor}
-
-    def write(self, weights: dict[str, Tensor], out: str) -> None:
-        write_tensors(weights, out)
+            tensor = _reorder_patches(tensor)
+        return {rename(theirs, RULES[self.family]): tensor}
 
     def usage(self, out: str) -> str:
         options = dict(num_classes=0, checkpoint_path=out, **self.options)
@@ -81,26 +73,20 @@ class ToTimm:
         return f'model = timm.create_model("{self.name}", {listed})'
 
 
-def _open_stage(name: str) -> str:
-    """`stages.0.downsample` of MMPretrain is `stages.1.downsample` of timm."""
-    return re.sub(r"^stages\.(\d+)", lambda m: f"stages.{int(m[1]) + 1}", name)
-
-
 def _reorder_patches(tensor: Tensor) -> Tensor:
-    """The inputs of a patch merging, (..., 4 C), in timm's order.
+    """Reorder the inputs of a patch merging, (..., 4 C), from MMCV's order to timm's.
 
-    MMCV unfolds 2 x 2 patches channel by channel, its cells row by row; timm puts
-    the cells first, column by column.
+    MMCV sorts a 2 x 2 patch by channel, row, column; timm by column, row, channel.
     """
     cells = tensor.unflatten(-1, (-1, 2, 2))  # (..., C, row, column)
-    return cells.movedim(-3, -1).transpose(-3, -2).flatten(-3)
+    return cells.transpose(-3, -1).flatten(-3)  # (..., column, row, C) flattened
 
 
 def _model(arch: Architecture) -> tuple[str, dict]:
-    """timm's name of the model, and what differs from its defaults.
+    """timm's name of the model, and options that differ from its defaults.
 
     Raises:
-        InputError: for a ResNet that timm has not.
+        InputError: for a ResNet that timm does not have.
     """
     if arch.family == "ResNet":
         if not arch.depth or (arch.stem, arch.widths[0]) != (64, 64):

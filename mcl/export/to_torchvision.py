@@ -1,32 +1,33 @@
-"""torchvision: the detectors of its second version have BN where ours have it."""
+"""torchvision: ResNets, and the detectors that have norm layers in FPN and box head."""
 
 import re
 
 import torch
 from torch import Tensor
 from torchvision import models
-from torchvision.models import detection
 
 from ..errors import InputError
 from .architecture import Architecture
-from .checkpoint import write_tensors
+from .destination import Destination, rename
 from .load_report import BACKBONE, NECK, SHARED_CONVS
 
 DETECTORS = {
     "mask-rcnn": "maskrcnn_resnet50_fpn_v2",
     "faster-rcnn": "fasterrcnn_resnet50_fpn_v2",
 }
-# Ours to the detector's; `.0` is a conv there and `.1` its norm layer.
+# Our names to the detector's, where `.0` is a conv and `.1` its norm layer.
 RULES = (
     (r"^backbone\.", "backbone.body."),
     (r"^neck\.lateral_convs\.(\d+)\.", r"backbone.fpn.inner_blocks.\1."),
     (r"^neck\.fpn_convs\.(\d+)\.", r"backbone.fpn.layer_blocks.\1."),
     (r"^neck\.shared_convs\.(\d+)\.", r"roi_heads.box_head.\1."),
+    (r"\.conv\.", ".0."),
+    (r"\.bn\.", ".1."),
 )
 
 
-class ToTorchvision:
-    """Into ``maskrcnn_resnet50_fpn_v2``, ``fasterrcnn_resnet50_fpn_v2`` or a ResNet.
+class ToTorchvision(Destination):
+    """``maskrcnn_resnet50_fpn_v2``, ``fasterrcnn_resnet50_fpn_v2`` or a ResNet.
 
     Args:
         architecture: of the backbone.
@@ -41,7 +42,7 @@ class ToTorchvision:
         if detector and detector not in DETECTORS:
             raise InputError(
                 f"--detector {detector}: of torchvision's detectors only "
-                f"{', '.join(DETECTORS)} have norm layers where pre-training has them; "
+                f"{', '.join(DETECTORS)} have the norm layers of pre-training; "
                 "ask for one of these, or for --part backbone"
             )
         if architecture.family != "ResNet" or not architecture.depth:
@@ -52,14 +53,10 @@ class ToTorchvision:
                 "ask for --part backbone"
             )
         self.name = DETECTORS.get(detector, f"resnet{architecture.depth}")
+        options = dict(weights_backbone=None) if detector else {}
         with torch.device("meta"):
-            self.model = self._build().state_dict()
-
-    def _build(self) -> torch.nn.Module:
-        if self.detector:
-            make = getattr(detection, self.name)
-            return make(weights=None, weights_backbone=None)
-        return getattr(models, self.name)(weights=None)
+            model = models.get_model(self.name, weights=None, **options)
+        self.model = model.state_dict()
 
     def part_of(self, name: str) -> str:
         if self.detector is None:
@@ -73,17 +70,7 @@ class ToTorchvision:
     def place(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
         if self.detector is None:
             return {name.removeprefix("backbone."): tensor}
-        for pattern, replacement in RULES:
-            theirs, found = re.subn(pattern, replacement, name)
-            if found and name.startswith("neck."):
-                theirs = re.sub(r"\.conv\.(\w+)$", r".0.\1", theirs)
-                theirs = re.sub(r"\.bn\.(\w+)$", r".1.\1", theirs)
-            if found:
-                return {theirs: tensor}
-        return {}
-
-    def write(self, weights: dict[str, Tensor], out: str) -> None:
-        write_tensors(weights, out)
+        return {rename(name, RULES): tensor}
 
     def usage(self, out: str) -> str:
         home = "models.detection" if self.detector else "models"

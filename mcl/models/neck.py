@@ -1,4 +1,4 @@
-"""The detector's neck that gives one embedding for each tile."""
+"""The neck: a detector's FPN, and one embedding for each tile."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from ..levels import check_ratios, map_index
 
 COMPUTATIONS = ("selected", "full")
 
-# Sizes of the paper; Kaiming fan_in, biases 0.
+# Sizes of the paper. Kaiming fan_in, biases 0.
 PROJECTOR = dict(
     type="mmpretrain.NonLinearNeck",
     hid_channels=2048,
@@ -45,26 +45,26 @@ PROJECTOR = dict(
 class MCLNeck(FPN):
     """An FPN, the box head's shared convs and a projector (paper, section 3).
 
-    Each canvas is read from the map where its tiles are S / 32 cells wide. The
-    map is cut into tiles *before* the convs, so that no tile sees another.
-    Weights carry the names of MMDetection's FPN and box head: ``lateral_convs``,
-    ``fpn_convs``, ``shared_convs``.
+    Each level's canvases are read from the map where a tile is S / 32 cells wide. The
+    map is cut into tiles *before* the convs, so no tile sees another. Weights have the
+    names of MMDetection's FPN and box head: ``lateral_convs``, ``fpn_convs``,
+    ``shared_convs``.
 
     Args:
         in_channels: channels of C2..C5.
-        out_channels: channels of the pyramid and of the shared convs.
+        out_channels: C, channels of the pyramid and of the shared convs.
         ratios: tiles along a canvas side, per level.
         num_shared_convs: 3x3 convs of the box head (4conv1fc has 4).
         projector: overrides of the projector's config, or another neck of
             MMPretrain by its ``type``.
         norm_cfg: norm of FPN and shared convs.
-        computation: ``'selected'`` computes what the loss reads. ``'full'``, the
-            authors' way, runs the FPN on all canvases and the region part on all
-            tiles of all maps; BN statistics are then those of all tiles.
+        computation: ``'selected'`` computes only what the loss reads. ``'full'``, as
+            in the authors' code, runs the FPN on all canvases, and shared convs and
+            projector on all tiles of a map. BN statistics are then those of all tiles.
 
     Raises:
-        InputError: for ratios without a map, an unknown computation or a number of
-            convs below 0; in training, for one image in a process without SyncBN.
+        InputError: for ratios without a map, an unknown computation or a negative
+            number of convs; in training, for one image in a process without SyncBN.
 
     Example:
         >>> import torch
@@ -97,13 +97,13 @@ class MCLNeck(FPN):
             )
         if not isinstance(num_shared_convs, int) or num_shared_convs < 0:
             raise InputError(
-                f"num_shared_convs={num_shared_convs!r}: give a whole number from 0 on"
+                f"num_shared_convs={num_shared_convs!r}: give an integer >= 0"
             )
         self.computation = computation
         self.ratios = check_ratios(ratios, len(in_channels))
         self.map_indices = [map_index(r, len(in_channels)) for r in self.ratios]
-        # MMEngine's Sequential hands init_weights on to its ConvModules, whose own
-        # is Kaiming fan_out; the FPN's Xavier would otherwise reach them too.
+        # MMEngine's Sequential keeps the ConvModules' own initialization, Kaiming
+        # fan_out. In torch's the FPN's Xavier would replace it.
         self.shared_convs = Sequential(
             *(
                 ConvModule(out_channels, out_channels, 3, padding=1, norm_cfg=norm_cfg)
@@ -117,7 +117,7 @@ class MCLNeck(FPN):
         self._freeze_unread_maps()
 
     def _freeze_unread_maps(self) -> None:
-        """Convs that no level reads get no gradient: say so to the optimizer."""
+        """Exclude convs that no level reads from the optimizer."""
         first = min(self.map_indices)
         for i, (lateral, out) in enumerate(
             zip(self.lateral_convs, self.fpn_convs, strict=True)
@@ -133,11 +133,10 @@ class MCLNeck(FPN):
         """Embed the tiles of all canvases.
 
         Args:
-            inputs: C2..C5, each (n, C_i, H_i, W_i): the canvases of level 0, then
-                those of level 1, and so on, n in all. Of crops that stand alone,
-                C2..C5 of each level's.
-            counts: number of canvases of each level. Fewer entries than ratios
-                mean the first levels only. None: the crops stand alone.
+            inputs: C2..C5, each (n, C_i, H_i, W_i), of n canvases, level after level.
+                Without canvases: for each level C2..C5 of its crops.
+            counts: number of canvases of each level, n_l. Fewer entries than ratios
+                mean the first levels only. None: the crops are on no canvases.
 
         Returns:
             For each level (N_l, D), the tiles row by row, canvas after canvas.
@@ -145,11 +144,10 @@ class MCLNeck(FPN):
         if counts is None:
             return tuple(self.embed_alone(m, level) for level, m in enumerate(inputs))
         self._check_channels(inputs)
-        ratios = self.ratios[: len(counts)]
         if self.computation == "full":
-            return self._embed_all(self.pyramid(inputs), counts, ratios)
+            return self._embed_all(self.pyramid(inputs), counts)
         maps = self._level_maps(inputs, counts)
-        return tuple(self.embed(m, r) for m, r in zip(maps, ratios, strict=True))
+        return tuple(map(self.embed, maps, self.ratios))
 
     def _check_channels(self, inputs: Sequence[Tensor]) -> None:
         channels = [m.shape[1] for m in inputs]
@@ -165,13 +163,13 @@ class MCLNeck(FPN):
 
     def embed(self, feature_map: Tensor, ratio: int) -> Tensor:
         """Embed the r x r tiles of each canvas: (n, C, r t, r t) to (n r r, D)."""
-        tiles = cut_tiles(feature_map, ratio)
+        tiles = cut_tiles(feature_map, ratio)  # (n r r, C, t, t)
         if self.training and len(tiles) == 1:
             self._check_statistics()
-        return self.projector((self.shared_convs(tiles),))[0]
+        return self.projector((self.shared_convs(tiles),))[0]  # (n r r, D)
 
     def _check_statistics(self) -> None:
-        """Of one row no variance can be taken; SyncBN takes it over the processes."""
+        """Refuse BN on one row. SyncBN has the rows of all processes."""
         if any(isinstance(m, nn.BatchNorm1d) for m in self.projector.modules()):
             raise InputError(
                 "train_dataloader.batch_size=1: batch norm needs at least 2 images in "
@@ -180,54 +178,47 @@ class MCLNeck(FPN):
             )
 
     def embed_alone(self, inputs: Sequence[Tensor], level: int) -> Tensor:
-        """Embed crops of side S / r_l that stand alone: C2..C5 to (N_l, D)."""
+        """Embed crops of side S / r_l, on no canvases: C2..C5 to (N_l, D)."""
         self._check_channels(inputs)
-        index = self.map_indices[level]
-        top_down = self.lateral_convs[-1](inputs[-1])
-        for i in reversed(range(index, self.num_ins - 1)):
-            lateral = self.lateral_convs[i](inputs[i])
-            top_down = lateral + F.interpolate(
-                top_down, size=lateral.shape[2:], **self.upsample_cfg
-            )
-        return self.embed(self.fpn_convs[index](top_down), 1)
+        index, merged = self.map_indices[level], None
+        for i in reversed(range(index, self.num_ins)):
+            merged = self._merge(i, inputs[i], merged)  # (N_l, C, H_i, W_i)
+        return self.embed(self.fpn_convs[index](merged), 1)
+
+    def _merge(self, i: int, inputs: Tensor, coarser: Tensor | None) -> Tensor:
+        """The FPN's top-down step: C_i's lateral plus the upsampled coarser map."""
+        lateral = self.lateral_convs[i](inputs)  # (n, C, H_i, W_i)
+        if coarser is None:
+            return lateral
+        size = lateral.shape[2:]
+        return lateral + F.interpolate(coarser, size=size, **self.upsample_cfg)
 
     def _level_maps(
         self, inputs: Sequence[Tensor], counts: Sequence[int]
     ) -> list[Tensor]:
-        """The map of each level on that level's canvases, and nothing else.
+        """The map of each level, computed on that level's canvases only.
 
-        Canvases lie in the order of their levels and a finer map is needed by the
-        later levels only: what map i needs is the batch from some canvas on.
+        Finer maps serve later levels, and canvases are sorted by level. So a level's
+        canvases are dropped as soon as its map is computed.
         """
-        starts = [sum(counts[:level]) for level in range(len(counts))]
-        maps, top_down, top_start = [], None, 0
-        for i in reversed(range(min(self.map_indices[: len(counts)]), self.num_ins)):
-            level = self._first_level(i)
-            start = starts[level]
-            lateral = self.lateral_convs[i](inputs[i][start:])
-            if top_down is not None:
-                lateral = lateral + F.interpolate(
-                    top_down[start - top_start :],
-                    size=lateral.shape[2:],
-                    **self.upsample_cfg,
-                )
-            top_down, top_start = lateral, start
+        maps, merged, start = [], None, 0
+        for i in reversed(range(self.map_indices[len(counts) - 1], self.num_ins)):
+            merged = self._merge(i, inputs[i][start:], merged)  # (n - start, C, ...)
             if i in self.map_indices:
-                maps.append(self.fpn_convs[i](lateral[: counts[level]]))
+                count = counts[len(maps)]
+                maps.append(self.fpn_convs[i](merged[:count]))  # (n_l, C, H_i, W_i)
+                merged, start = merged[count:], start + count
         return maps
 
-    def _first_level(self, index: int) -> int:
-        """First level whose map is ``index`` or finer."""
-        return next(lv for lv, i in enumerate(self.map_indices) if i <= index)
-
     def _embed_all(
-        self, maps: Sequence[Tensor], counts: Sequence[int], ratios: Sequence[int]
+        self, maps: Sequence[Tensor], counts: Sequence[int]
     ) -> tuple[Tensor, ...]:
         embeddings, first = [], 0
-        for count, ratio, index in zip(counts, ratios, self.map_indices, strict=False):
-            tiles = self.embed(maps[index], ratio)
+        levels = zip(counts, self.ratios, self.map_indices, strict=False)
+        for count, ratio, index in levels:
+            tiles = self.embed(maps[index], ratio)  # (n r r, D)
             last = first + count
-            embeddings.append(tiles[first * ratio**2 : last * ratio**2])
+            embeddings.append(tiles[first * ratio**2 : last * ratio**2])  # (N_l, D)
             first = last
         return tuple(embeddings)
 
@@ -237,12 +228,12 @@ def embed_canvases(
 ) -> tuple[Tensor, ...]:
     """Embed the tiles of some levels' canvases, level 0 first.
 
-    Canvases of one side go through the backbone together. Tiles that are not laid
-    on canvases have another side on each level, and go through it level by level.
+    Canvases of equal side go through the backbone together. Tiles on no canvases have
+    a different side on each level and go through it level by level.
 
     Args:
-        backbone: gives C2..C5.
-        neck: with the weights that belong to it.
+        backbone: returns C2..C5.
+        neck: the neck that was trained with it.
         canvases: for each level (n_l, 3, S_l, S_l).
 
     Returns:

@@ -17,23 +17,23 @@ from .augment import paint_levels
 
 @MODELS.register_module()
 class MCLDataPreprocessor(ImgDataPreprocessor):
-    """Move crops to the device, assemble both views, normalize.
+    """Move crops to the device, lay both views on canvases, normalize.
 
-    Where :class:`~mcl.datasets.MultiLevelViews` leaves the colors to the device,
-    they are applied here, to all crops of a level at once. What is done to a crop was
-    drawn with the crop, so a resumed run repeats that too.
+    With ``colors_on="device"`` of :class:`~mcl.datasets.MultiLevelViews`, it also
+    changes the colors, of all crops of a level at once. The random numbers for this
+    come with the crops.
 
-    The montage is laid in uint8, a quarter of the bytes. Its draws come from a
-    generator of its own, so that a resumed run sees the same canvases.
+    Canvases are laid in uint8, with a quarter of the bytes. The montage has its own
+    random generator, so a resumed run sees the same canvases.
 
     Args:
-        montage: config of :class:`~mcl.datasets.Montage`, or of a transform that
-            takes ``crops`` and ``generator`` and adds ``view`` likewise.
+        montage: config of :class:`~mcl.datasets.Montage`, or of another transform that
+            takes ``crops`` and ``generator`` and adds ``view``.
         mean, std: per RGB channel, on the scale 0..255.
-        num_views: views of a batch, each montage drawn by itself: 2, or 1 where
-            nothing is compared (supervised pre-training).
-        bgr_to_rgb: whether plain images come as the hosts' loaders give them; the
-            crops of :class:`~mcl.datasets.MultiLevelViews` are RGB already.
+        num_views: views of a batch, each with its own montage. 2, or 1 for supervised
+            pre-training.
+        bgr_to_rgb: whether plain images are BGR, as the hosts' loaders give them. The
+            crops of :class:`~mcl.datasets.MultiLevelViews` are always RGB.
         **kwargs: passed to MMEngine's ``ImgDataPreprocessor``.
     """
 
@@ -53,7 +53,7 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
         self.generator: torch.Generator | None = None
 
     def seed(self, *key: int) -> None:
-        """Make the next montage depend on ``key`` (seed, iteration, rank) alone."""
+        """Seed the next montage by ``key``: seed, iteration, rank."""
         if self.generator is None:
             self.generator = torch.Generator()
         state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
@@ -64,37 +64,39 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
 
         Args:
             data: ``inputs`` and ``data_samples``. In training the inputs are the
-                crops of :class:`~mcl.datasets.MultiLevelViews`, one uint8
-                (B, 3, S / r, S / r) for each view and level, and perhaps its
-                table of colors, float32 (B, tiles, 11); otherwise plain
-                images (B, 3, H, W), whose channels are turned to RGB and normalized.
+                crops of :class:`~mcl.datasets.MultiLevelViews`, uint8
+                (B, 3, S / r, S / r) for each view and level. A table of colors,
+                float32 (B, tiles, 11), may follow. Otherwise the inputs are plain
+                images (B, 3, H, W).
 
         Returns:
-            ``inputs``, in training a list of :class:`~mcl.datasets.View`, and
-            ``data_samples`` as they came.
+            ``inputs``, in training a list of :class:`~mcl.datasets.View`, otherwise
+            normalized RGB images (B, 3, H, W), and ``data_samples``, unchanged.
 
         Raises:
-            InputError: when the number of crops is not that of the views.
+            InputError: when the number of crops does not fit the views, or there is
+                only one image.
         """
         inputs, samples = data["inputs"], self.cast_data(data.get("data_samples"))
         if training and inputs[-1].is_floating_point():
-            *crops, table = inputs  # the CPU plans by the table, so it stays there
+            *crops, table = inputs  # the table stays on the CPU, which reads it
             inputs = self._views(self._paint(self.cast_data(crops), table))
         elif training:
             inputs = self._views(self.cast_data(inputs))
         else:
             inputs = self.cast_data(inputs)
             images = inputs if isinstance(inputs, Tensor) else torch.stack(inputs)
-            inputs = self._normalize(images.flip(1) if self.bgr_to_rgb else images)
+            images = images.flip(1) if self.bgr_to_rgb else images  # (B, 3, H, W)
+            inputs = self._normalize(images)
         return dict(inputs=inputs, data_samples=samples)
 
     def _paint(self, crops: list[Tensor], table: Tensor) -> list[Tensor]:
-        # More rows than crops: each crop is shown at so many levels.
+        # A crop that is shown at several levels has several equal rows.
         levels = table.shape[1] // len(crops)
-        crops = paint_levels(crops, table[:, ::levels])
+        crops = paint_levels(crops, table[:, ::levels])  # table: (B, crops, 11)
         if levels > 1:
             crops = resize_shared(crops, self.montage.size, self.montage.ratios)
-        return crops
+        return crops  # each (B, 3, S / r, S / r)
 
     def _views(self, crops: list[Tensor]) -> list[View]:
         levels = len(self.montage.ratios)
@@ -106,13 +108,13 @@ class MCLDataPreprocessor(ImgDataPreprocessor):
             )
         if len(crops[0]) * get_world_size() < 2:
             raise InputError(
-                "train_dataloader.batch_size=1: batch norm and the negatives need at "
-                "least 2 images"
+                "train_dataloader.batch_size=1: batch norm and negatives need at least "
+                "2 images"
             )
         views = []
         for start in range(0, len(crops), levels):
-            draw = dict(crops=crops[start : start + levels], generator=self.generator)
-            view = self.montage(draw)["view"]
+            part = dict(crops=crops[start : start + levels], generator=self.generator)
+            view = self.montage(part)["view"]  # canvases: per level (n_l, 3, S, S)
             canvases = [self._normalize(canvas) for canvas in view.canvases]
             views.append(view._replace(canvases=canvases))
         return views

@@ -1,6 +1,7 @@
 """Supervised MCL: each tile is classified with its image's label."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import torch
 import torch.nn.functional as F
@@ -21,21 +22,21 @@ from .spread import spread_metrics
 
 @MODELS.register_module()
 class TileClassifierHead(BaseModule):
-    """One linear classifier of tile embeddings, for all levels or one for each.
+    """Linear classifiers of tile embeddings: one for all levels, or one per level.
 
     Args:
         num_classes: K.
         in_channels: D, of the neck's embeddings.
         ratios: tiles along a canvas side, per level.
         level_weights: w_l of the loss, one for each level.
-        shared: whether all levels have one classifier.
-        label_smoothing: share of the probability spread over all classes, 0..1.
+        shared: whether all levels share one classifier.
+        label_smoothing: probability spread evenly over all classes, 0 to below 1.
 
     Attributes:
-        monitored: as of :class:`MCLHead`.
+        monitored: as in :class:`MCLHead`.
 
     Raises:
-        InputError: for a number of classes, weight or smoothing that cannot work.
+        InputError: for a wrong number of classes or weights, or a wrong smoothing.
     """
 
     monitored = False
@@ -54,14 +55,16 @@ class TileClassifierHead(BaseModule):
         super().__init__(init_cfg)
         self.ratios = check_ratios(ratios)
         if not isinstance(num_classes, int) or num_classes < 2:
-            raise InputError(f"num_classes={num_classes}: give 2 or more")
+            raise InputError(f"num_classes={num_classes}: give an integer >= 2")
         if len(level_weights) != len(self.ratios):
             raise InputError(
                 f"level_weights={level_weights}: give one for each of ratios="
                 f"{self.ratios}"
             )
         if not 0 <= label_smoothing < 1:
-            raise InputError(f"label_smoothing={label_smoothing}: give 0 to below 1")
+            raise InputError(
+                f"label_smoothing={label_smoothing}: give a number >= 0 and < 1"
+            )
         self.num_classes = num_classes
         self.level_weights = tuple(level_weights)
         self.label_smoothing = label_smoothing
@@ -71,7 +74,7 @@ class TileClassifierHead(BaseModule):
         )
 
     def forward(self, embeddings: Sequence[Tensor]) -> list[Tensor]:
-        """Logits of the tiles: for each level (N_l, D) to (N_l, K).
+        """Logits of the tiles, for each level (N_l, D) to (N_l, K).
 
         Raises:
             InputError: when D is not ``in_channels``.
@@ -82,10 +85,8 @@ class TileClassifierHead(BaseModule):
                 f"head.in_channels={wanted}, but the neck's embeddings have {given}: "
                 "make them equal"
             )
-        last = len(self.classifiers) - 1
-        return [
-            self.classifiers[min(level, last)](e) for level, e in enumerate(embeddings)
-        ]
+        pairs = zip(cycle(self.classifiers), embeddings, strict=False)
+        return [classifier(rows) for classifier, rows in pairs]  # (N_l, K)
 
     def loss(
         self,
@@ -93,7 +94,7 @@ class TileClassifierHead(BaseModule):
         image_index: Sequence[Tensor],
         labels: Tensor,
     ) -> dict[str, Tensor]:
-        """Cross-entropy of each tile with the label of the image on it.
+        """Mean cross-entropy of the tiles with the labels of their images.
 
         Args:
             embeddings: for each level (N_l, D).
@@ -101,7 +102,8 @@ class TileClassifierHead(BaseModule):
             labels: (B,) class of each image, 0..K-1.
 
         Returns:
-            For each level ``loss_p5`` (weighted), ``ce_p5`` and ``top1_p5``.
+            For each level ``loss_p5`` (weighted), ``ce_p5`` and ``top1_p5``. With
+            ``monitored`` also :func:`~mcl.models.spread.spread_metrics`.
         """
         names = [level_name(ratio) for ratio in self.ratios]
         losses = {}
@@ -125,17 +127,17 @@ class TileClassifierHead(BaseModule):
 class MCLSupervised(BaseSelfSupervisor):
     """Pre-train backbone, FPN and box-head convs by classifying tiles.
 
-    The paper says that its pretext task extends to labels, with a similar result,
-    and released no code for it: this is our reading. The same montage, trunk and
-    tile embeddings; one view; no target network.
+    The paper reports a similar result with labels, but no code was released. This is
+    our reading: the same montage, trunk and tile embeddings, one view and no target
+    network.
 
     Args:
         backbone: any backbone of MMPretrain or MMDetection that returns C2..C5.
-        neck: config of :class:`MCLNeck`; ``projector=dict(type=
+        neck: config of :class:`MCLNeck`. ``projector=dict(type=
             "GlobalAveragePooling")`` classifies the pooled features instead.
         head: config of :class:`TileClassifierHead`.
         data_preprocessor: config of :class:`MCLDataPreprocessor`.
-        size, ratios, channels_last: as of :class:`MCL`.
+        size, ratios, channels_last: as in :class:`MCL`.
         **kwargs: passed to MMPretrain's ``BaseSelfSupervisor``.
 
     Raises:
@@ -166,20 +168,23 @@ class MCLSupervised(BaseSelfSupervisor):
         """Classify the tiles of every view.
 
         Args:
-            inputs: views of B images, of :class:`MCLDataPreprocessor`.
+            inputs: views of B images, from :class:`MCLDataPreprocessor`.
             data_samples: B samples with ``gt_label``.
+
+        Returns:
+            The head's losses and metrics, their mean over the views.
 
         Raises:
             InputError: when there are no labels, or labels beyond ``num_classes``.
         """
         labels = self._labels(data_samples, inputs[0].canvases[0].device)
-        totals: dict[str, Tensor] = {}
-        for view in inputs:
+        losses = []
+        for view in inputs:  # canvases: per level (n_l, 3, S, S)
             embeddings = embed_canvases(self.backbone, self.neck, view.canvases)
-            found = self.head.loss(embeddings, view.image_index, labels)
-            for name, value in found.items():
-                totals[name] = totals.get(name, 0) + value / len(inputs)
-        return totals
+            losses.append(self.head.loss(embeddings, view.image_index, labels))
+        return {
+            name: sum(loss[name] for loss in losses) / len(losses) for name in losses[0]
+        }
 
     def _labels(
         self, data_samples: list[DataSample] | None, device: torch.device
@@ -190,8 +195,8 @@ class MCLSupervised(BaseSelfSupervisor):
                 "the data have no labels: MCLSupervised needs a data set with "
                 "classes, such as CustomDataset(with_label=True) on class folders"
             )
-        labels = torch.cat([sample.gt_label for sample in samples])
-        # Reading them waits for an accelerator, so the first batch alone is checked.
+        labels = torch.cat([sample.gt_label for sample in samples])  # (B,)
+        # Reading waits for an accelerator, so there only the first batch is checked.
         if not self.checked_labels and labels.max() >= self.head.num_classes:
             raise InputError(
                 f"head.num_classes={self.head.num_classes}, but the data have a label "
@@ -201,7 +206,7 @@ class MCLSupervised(BaseSelfSupervisor):
         return labels.to(device, non_blocking=True)
 
     def forward(self, inputs, data_samples=None, mode: str = "tensor"):
-        """As the host's, and ``predict``: see :meth:`predict`."""
+        """As in the host, and mode ``predict``: see :meth:`predict`."""
         if mode == "predict":
             return self.predict(inputs, data_samples)
         return super().forward(inputs, data_samples, mode)
@@ -210,12 +215,12 @@ class MCLSupervised(BaseSelfSupervisor):
     def predict(
         self, inputs: Tensor, data_samples: list[DataSample]
     ) -> list[DataSample]:
-        """Classify images alone (level 0) and as a tile of every other level.
+        """Classify images alone (level 0) and as tiles of every other level.
 
-        As in training, the other tiles of a canvas show other images, which the
-        backbone sees too: what is said of a tile depends on its batch, in its order.
-        So mix the classes, with a seed (the recipe's ``sampler``): in a folder's order
-        they would mostly be of the same class. Images alone depend on nothing else.
+        As in training, the backbone sees a tile's neighbors on the canvas. Predictions
+        of tiles therefore depend on the batch and its order. Mix the classes with a
+        seeded sampler, as the recipes do; otherwise neighbors mostly are of the same
+        class. Predictions of images alone depend on nothing else.
 
         Args:
             inputs: (B, 3, S, S) normalized images, S a multiple of 32.
@@ -231,15 +236,13 @@ class MCLSupervised(BaseSelfSupervisor):
         height, width = inputs.shape[-2:]
         if height != width or width % COARSEST_STRIDE:
             raise InputError(
-                f"images to classify are {height} x {width} pixels: crop squares, with "
-                f"CenterCrop, whose side is a multiple of {COARSEST_STRIDE}"
+                f"images to classify are {height} x {width} pixels: crop squares with "
+                f"CenterCrop, their side a multiple of {COARSEST_STRIDE}"
             )
-        canvases = [inputs]
-        for ratio in self.head.ratios[1:]:
-            canvases.append(self._tile_canvases(inputs, ratio))
-        embeddings = embed_canvases(self.backbone, self.neck, canvases)
+        tiled = [self._tile_canvases(inputs, ratio) for ratio in self.head.ratios[1:]]
+        embeddings = embed_canvases(self.backbone, self.neck, [inputs, *tiled])
         for ratio, logits in zip(self.head.ratios, self.head(embeddings), strict=True):
-            scores = logits[: len(inputs)].float().softmax(dim=1)
+            scores = logits[: len(inputs)].float().softmax(dim=1)  # (B, K)
             for sample, score in zip(data_samples, scores, strict=True):
                 label = score.argmax().view(1)
                 sample.set_field(label, f"pred_label_{level_name(ratio)}")
@@ -248,14 +251,15 @@ class MCLSupervised(BaseSelfSupervisor):
         return data_samples
 
     def _tile_canvases(self, images: Tensor, ratio: int) -> Tensor:
-        """Every image once, shrunk, in order; the last canvas is filled up.
+        """Lay the resized images on canvases (n_l, 3, S, S), each once and in order.
 
-        Where the montage lays no canvases, the shrunk images alone.
+        Images from the beginning fill up the last canvas. If the montage lays no
+        canvases, return the resized images (B, 3, S / r, S / r).
         """
-        side, slots = images.shape[-1] // ratio, ratio**2
-        tiles = image_ops.resize(images, [side, side], antialias=True)
+        slots, sides = ratio**2, [images.shape[-1] // ratio] * 2
+        tiles = image_ops.resize(images, sides, antialias=True)  # (B, 3, S / r, S / r)
         if not getattr(self.data_preprocessor.montage, "on_canvas", True):
             return tiles
         filled = -(-len(images) // slots) * slots
         index = torch.arange(filled, device=images.device) % len(images)
-        return lay_tiles(tiles[index], ratio)
+        return lay_tiles(tiles[index], ratio)  # (n_l, 3, S, S)

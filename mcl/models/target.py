@@ -1,4 +1,4 @@
-"""The slowly averaged copy of the network that gives the targets."""
+"""The target network: a moving average of the online network."""
 
 import copy
 import math
@@ -14,10 +14,9 @@ from .neck import embed_canvases
 class TargetNetwork(nn.Module):
     """Exponential moving average of backbone and neck (paper, section 3).
 
-    It has no gradient and stays in train mode: its BN layers use the statistics
-    of its own batch, and their buffers are its own, not averaged. It is a plain
-    module without ``init_weights``, so that initializing the model does not
-    reach it; :meth:`reset` copies the online weights instead.
+    It has no gradient and stays in train mode. Its BN layers use the statistics of
+    their own batch, and their buffers are not averaged. It has no ``init_weights``, so
+    initializing the model does not change it; :meth:`reset` copies the online weights.
 
     Args:
         backbone, neck: the online modules to copy.
@@ -25,7 +24,7 @@ class TargetNetwork(nn.Module):
             (paper: 0.99 kept). It falls to 0 along half a cosine.
 
     Raises:
-        InputError: when that weight is no number between 0 and 1.
+        InputError: when ``base_momentum`` is not a number from 0 to 1.
     """
 
     def __init__(
@@ -40,22 +39,22 @@ class TargetNetwork(nn.Module):
         self.backbone = copy.deepcopy(backbone)
         self.neck = copy.deepcopy(neck)
         self.base_momentum = base_momentum
-        # Optimizer steps so far. A buffer: a resumed run goes on with the schedule.
+        # Optimizer steps so far. As a buffer it is saved, so a resumed run continues.
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
-        # The same on the host: reading the buffer would wait for the device. None
-        # after loading, when the buffer alone knows.
+        # A copy on the host, since reading the buffer would wait for the device. None
+        # after loading, until the buffer is read once.
         self._steps: int | None = 0
         self.register_load_state_dict_post_hook(_forget_steps)
         self.requires_grad_(False)
 
     def reset(self, backbone: nn.Module, neck: nn.Module) -> None:
-        """Copy the online weights and start the schedule anew."""
+        """Copy the online weights and restart the schedule."""
         self.backbone.load_state_dict(backbone.state_dict())
         self.neck.load_state_dict(neck.state_dict())
         self.restart()
 
     def restart(self) -> None:
-        """Start the schedule anew, from the weights as they are."""
+        """Restart the schedule and keep the weights."""
         self.step.zero_()
         self._steps = 0
 
@@ -84,7 +83,14 @@ class TargetNetwork(nn.Module):
 
     @torch.no_grad()
     def forward(self, canvases: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Embed the canvases of some levels, level 0 first: for each (N_l, D)."""
+        """Embed the tiles of some levels' canvases, level 0 first.
+
+        Args:
+            canvases: for each level (n_l, 3, S_l, S_l).
+
+        Returns:
+            For each level (N_l, D).
+        """
         return embed_canvases(self.backbone, self.neck, canvases)
 
 
