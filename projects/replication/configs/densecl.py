@@ -5,12 +5,7 @@ model = dict(
     type="DenseCL",
     loss_lambda=0.5,
     neck=dict(
-        _delete_=True,
-        type="DenseCLNeck",
-        in_channels=256,
-        hid_channels=512,
-        out_channels=128,
-        num_grid=None,
+        _delete_=True, type="DenseCLNeck", in_channels=256, num_grid=None, **_base_.mlp
     ),
 )
 find_unused_parameters = True

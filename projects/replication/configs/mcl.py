@@ -1,7 +1,7 @@
-# MCL, assignment (a), on a ResNet-18 of half width.
-_base_ = ["../_base_/replication/pretraining.py"]
+# MCL, assignment (a).
+_base_ = "pretraining.py"
 
-size = 96  # tiles of 96, 48, 24 and 12 pixels, each 3 x 3 cells
+size = _base_.size  # tiles of 96, 48, 24 and 12 pixels, each 3 x 3 cells
 ratios = (1, 2, 4, 8)
 
 model = dict(
@@ -13,29 +13,19 @@ model = dict(
     data_preprocessor=dict(
         type="MCLDataPreprocessor",
         montage=dict(type="Montage", size=size, ratios=ratios),
-        mean=(123.675, 116.28, 103.53),
-        std=(58.395, 57.12, 57.375),
     ),
-    backbone=dict(
-        type="ResNet",
-        depth=18,
-        stem_channels=32,
-        base_channels=32,
-        out_indices=(0, 1, 2, 3),
-        norm_cfg=dict(type="BN"),
-        zero_init_residual=False,
-    ),
+    backbone=dict(out_indices=(0, 1, 2, 3)),
     neck=dict(
         type="MCLNeck",
         in_channels=[32, 64, 128, 256],
         out_channels=64,
         ratios=ratios,
-        projector=dict(hid_channels=512, out_channels=128),
+        projector=_base_.mlp,
     ),
     head=dict(
         type="MCLHead",
         ratios=ratios,
-        predictor=dict(in_channels=128, hid_channels=512, out_channels=128),
+        predictor=dict(in_channels=_base_.mlp.out_channels, **_base_.mlp),
         loss=dict(
             type="MultiLevelContrastiveLoss",
             level_weights=(1 / 2, 1 / 4, 1 / 8, 1 / 8),
@@ -57,11 +47,3 @@ train_pipeline = [
     dict(type="PackInputs"),
 ]
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))
-
-custom_hooks = [
-    dict(type="IterationSeedHook"),
-    dict(type="TargetUpdateHook"),
-    dict(type="NonFiniteLossHook"),
-    dict(type="UnreadableImageHook", max_fraction=0.01),
-    dict(type="EmbeddingMonitorHook"),
-]
