@@ -495,25 +495,3 @@ def test_distractors_are_no_objects():
 def test_options_that_cannot_be_are_named(tmp_path, given, words):
     with pytest.raises((ValueError, FileNotFoundError), match=words):
         make_scenes.build(tmp_path / "set", make_scenes.Options(train=1, **given))
-
-
-def test_shares_of_variance_are_those_of_sums():
-    """Features that are a ground's part plus an object's, of known variances."""
-    object_or_ground = load("object_or_ground")
-    rng = np.random.default_rng(0)
-    ground, thing = rng.normal(size=(5, 1, 3)), rng.normal(size=(1, 7, 3))
-    features = object_or_ground.torch.from_numpy(2 * ground + thing)
-    parts = object_or_ground.shares(features)
-    wanted = [(2 * ground).var((0, 1)).sum(), thing.var((0, 1)).sum()]
-    assert np.allclose(parts, np.array(wanted) / sum(wanted))
-    assert np.isclose(sum(parts), 1)
-
-
-def test_grid_has_a_ground_in_each_row(parted):
-    object_or_ground = load("object_or_ground")
-    grid = object_or_ground.compose_grid(parted[0], 48, 3)
-    assert grid.shape == (3, 3, 3, 48, 48)
-    corners = grid[..., :4, :4]
-    assert (corners == corners[:, :1]).all() and not (corners == corners[:1]).all()
-    middle = grid[:, :, :, 22:26, 22:26]
-    assert (middle - middle[:1]).abs().max() < 1e-4
