@@ -6,6 +6,7 @@
 Each writes its numbers into the JSON file OUT; `features` counts multiply-adds, too.
 """
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def load_backbone(cfg: Config, checkpoint: str) -> nn.Module:
     ``checkpoint`` is one of the config's pre-training, or ``random``, which is the same
     each time.
     """
-    cfg = cfg.copy()
+    cfg = copy.deepcopy(cfg)
     cfg.model.backbone.out_indices = (0, 1, 2, 3)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)

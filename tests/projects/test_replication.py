@@ -220,9 +220,9 @@ def images(tmp_path_factory) -> Path:
 def test_pretrainings_take_a_step_and_build_at_every_scale(config, images, monkeypatch):
     monkeypatch.setenv(scales.DATA_VARIABLE, f"{images}/")
     cfg = scales.pretraining_config(PRETRAINED[config], SCALES["small"])
-    assert measure.count_work(cfg, batch=8) > 0
-    if config == "mcl.py":
+    if config in ("mcl.py", "byol.py"):
         assert measure.recognize(cfg, "random", images) > 0.9
+    assert measure.count_work(cfg, batch=8) > 0
     cfg = scales.pretraining_config(PRETRAINED[config], SCALES["medium"])
     assert MODELS.build(cfg.model).backbone.layer4[1].conv2.out_channels == 512
     assert cfg.size == 128 and cfg.train_dataloader.sampler.batch_size >= 128
