@@ -83,13 +83,13 @@ def test_crops_are_small_where_a_strided_conv_has_one_cell(tmp_path, size):
 
 
 def test_the_shipped_crops_train_in_what_is_right_on_a_cpu():
-    large = "mcl/mcl_resnet50-fpn_multicrop_32xb128-amp-coslr-100e_in1k"
+    large = "configs/mcl/mcl_resnet50-fpn_multicrop_32xb128-amp-coslr-100e_in1k"
     for name, small in (
-        ("replication/mcl", False),
-        ("replication/mcl-crops", True),
+        ("projects/replication/configs/mcl", False),
+        ("projects/replication/configs/mcl-crops", True),
         (large, False),
     ):
-        said = adapt_to_cpu(Config.fromfile(ROOT / f"configs/{name}.py"))
+        said = adapt_to_cpu(Config.fromfile(ROOT / f"{name}.py"))
         assert ("float32" in said) == small
         assert ("bfloat16 autocast" in said) != small
 
