@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 
 
 @HOOKS.register_module()
-class ChannelsLastDetectorHook(Hook):
+class ChannelsLastHook(Hook):
     """Keep convolutions' weights, and with them the maps, channels last.
 
     In bfloat16 on a CPU, convolutions are slow without it.

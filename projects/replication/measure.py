@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from torch.utils.flop_counter import FlopCounterMode
 
-from mcl.config import read_config
+from mcl.config import read_config, share_batch_size
 from mcl.engine.knn import knn_vote, plain_pipeline
 from mcl.errors import run_cli
 from mcl.export import load_weights
@@ -129,8 +129,7 @@ def count_work(cfg: Config, batch: int = 64) -> float:
     """
     loader = dict(cfg.train_dataloader, batch_size=batch, num_workers=0)
     loader["persistent_workers"] = False
-    loader["sampler"] = dict(loader["sampler"], batch_size=batch)
-    data = next(iter(Runner.build_dataloader(loader, seed=0)))
+    data = next(iter(Runner.build_dataloader(share_batch_size(loader), seed=0)))
     model = MODELS.build(cfg.model)
     with FlopCounterMode(display=False) as counter:
         losses = model(**model.data_preprocessor(data, True), mode="loss")

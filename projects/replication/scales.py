@@ -159,7 +159,7 @@ SCALES = {
         methods={
             "mcl": CHANNELS
             | {
-                "model.data_preprocessor.montage.size": 128,
+                "model.size": 128,
                 f"{PIPELINE}.size": 128,
                 f"{PIPELINE}.blur_sigma": (0.06, 1.15),
             },
@@ -176,7 +176,7 @@ def pretraining_config(row: Row, scale: Scale, seed: int = 0) -> Config:
     method = row.config.removesuffix(".py").partition("-")[0]
     cfg.merge_from_dict(scale.pretraining | scale.methods.get(method, {}))
     loader = cfg.train_dataloader
-    loader.batch_size = loader.sampler.batch_size = round(loader.batch_size * row.batch)
+    loader.batch_size = round(loader.batch_size * row.batch)
     set_length(cfg, round(cfg.train_cfg.max_iters * row.length / row.batch))
     cfg.randomness = dict(seed=seed)
     return cfg

@@ -16,7 +16,7 @@ from PIL import Image
 
 from mcl.errors import InputError
 from projects.replication import analyse, materials, measure, run, scales
-from projects.replication.hooks import ChannelsLastDetectorHook
+from projects.replication.hooks import ChannelsLastHook
 from projects.replication.scales import RESULTS, ROWS, SCALES
 
 PRETRAINED = {row.config: row for row in ROWS.values() if row.config}
@@ -225,7 +225,7 @@ def test_pretrainings_take_a_step_and_build_at_every_scale(config, images, monke
     assert measure.count_work(cfg, batch=8) > 0
     cfg = scales.pretraining_config(PRETRAINED[config], SCALES["medium"])
     assert MODELS.build(cfg.model).backbone.layer4[1].conv2.out_channels == 512
-    assert cfg.size == 128 and cfg.train_dataloader.sampler.batch_size >= 128
+    assert cfg.size == 128 and cfg.train_dataloader.batch_size >= 128
 
 
 @pytest.mark.parametrize("scale", ["small", "medium"])
@@ -241,7 +241,7 @@ def test_the_detector_builds_and_keeps_channels_last(scale):
         assert (step.type, step.scale) == ("Resize", (side, side))
     detector = DETECTORS.build(cfg.model)
     assert detector.roi_head.bbox_head.num_classes == 18
-    ChannelsLastDetectorHook().before_train(SimpleNamespace(model=detector))
+    ChannelsLastHook().before_train(SimpleNamespace(model=detector))
     weight = detector.backbone.layer1[0].conv1.weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -287,7 +287,6 @@ def test_materials_are_cut_and_bounded(tmp_path):
 
 
 def test_features_of_grounds_and_of_classes():
-    pytest.importorskip("projects.quickstart.compose")
     from projects.replication import features
 
     grid = torch.randn(5, 1, 4).expand(5, 6, 4)

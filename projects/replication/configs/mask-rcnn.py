@@ -5,7 +5,7 @@ _base_ = "../../../configs/benchmarks/quickstart/mask-rcnn_r18-random_fpn_small.
 custom_imports = dict(
     imports=["mcl", "projects.replication.hooks"], allow_failed_imports=False
 )
-custom_hooks = [dict(type="ChannelsLastDetectorHook")]
+custom_hooks = [dict(type="ChannelsLastHook")]
 
 data_root = "{{$REPLICATION_DATA:work_dirs/replication/data-small/}}"
 side = 128

@@ -2,11 +2,7 @@
 _base_ = "mcl.py"
 
 ratios = (1,)
-model = dict(
-    data_preprocessor=dict(montage=dict(ratios=ratios)),
-    neck=dict(ratios=ratios),
-    head=dict(ratios=ratios, loss=dict(level_weights=(1,))),
-)
+model = dict(ratios=ratios, head=dict(loss=dict(level_weights=(1,))))
 train_pipeline = _base_.train_pipeline
 train_pipeline[1]["ratios"] = ratios
 train_dataloader = dict(dataset=dict(dataset=dict(pipeline=train_pipeline)))

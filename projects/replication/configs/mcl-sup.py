@@ -4,6 +4,8 @@ _base_ = "mcl.py"
 model = dict(
     _delete_=True,
     type="MCLSupervised",
+    size=_base_.size,
+    ratios=_base_.ratios,
     channels_last=True,
     data_preprocessor=dict(num_views=1, **_base_.model.data_preprocessor),
     backbone=_base_.model.backbone,
@@ -12,7 +14,6 @@ model = dict(
         type="TileClassifierHead",
         num_classes=_base_.num_classes,
         in_channels=_base_.mlp.out_channels,
-        ratios=_base_.ratios,
     ),
 )
 train_pipeline = _base_.train_pipeline

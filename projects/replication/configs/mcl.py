@@ -6,25 +6,25 @@ ratios = (1, 2, 4, 8)
 
 model = dict(
     type="MCL",
+    size=size,
+    ratios=ratios,
     # The paper's 0.01 averages 100 of 31,000 steps. In runs as short as these it
     # learned more slowly.
     base_momentum=0.1,
     channels_last=True,
     data_preprocessor=dict(
         type="MCLDataPreprocessor",
-        montage=dict(type="Montage", size=size, ratios=ratios),
+        montage=dict(type="Montage"),
     ),
     backbone=dict(out_indices=(0, 1, 2, 3)),
     neck=dict(
         type="MCLNeck",
         in_channels=[32, 64, 128, 256],
         out_channels=64,
-        ratios=ratios,
         projector=_base_.mlp,
     ),
     head=dict(
         type="MCLHead",
-        ratios=ratios,
         predictor=dict(in_channels=_base_.mlp.out_channels, **_base_.mlp),
         loss=dict(
             type="MultiLevelContrastiveLoss",

@@ -7,7 +7,6 @@ custom_imports = dict(
 
 data_root = "{{$REPLICATION_DATA:work_dirs/replication/data-small/}}"
 size = 96
-batch_size = 64
 max_iters = 1700
 num_classes = 18
 mlp = dict(hid_channels=512, out_channels=128)  # projectors and predictors
@@ -25,7 +24,7 @@ model = dict(
 )
 
 train_dataloader = dict(
-    batch_size=batch_size,
+    batch_size=64,
     num_workers=1,
     persistent_workers=True,
     pin_memory=False,
@@ -33,7 +32,7 @@ train_dataloader = dict(
     collate_fn=dict(type="default_collate"),
     # Images of a batch share their ground, which then does not tell them apart, and
     # show different cut-outs.
-    sampler=dict(type="SameNameSampler", batch_size=batch_size),
+    sampler=dict(type="SameNameSampler"),
     dataset=dict(
         type="ReplayableDataset",
         dataset=dict(
@@ -61,6 +60,6 @@ plain_hooks = [
     dict(type="NonFiniteLossHook"),
     dict(type="UnreadableImageHook", max_fraction=0.01),
 ]
-train_cfg = dict(type="IterBasedTrainLoop", max_iters=max_iters)
+train_cfg = dict(type="MCLTrainLoop", max_iters=max_iters)
 checkpoint = dict(interval=max_iters // 4, max_keep_ckpts=2)
 default_hooks = dict(logger=dict(interval=20), checkpoint=checkpoint)
