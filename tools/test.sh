@@ -31,4 +31,4 @@ python -m ruff check .
 python -m ruff format --check --quiet .
 marked=()
 [ "$chosen" = default ] || marked=(-m hosts)
-exec python -m pytest ${marked[@]+"${marked[@]}"} "${arguments[@]}"
+exec python -m pytest --durations=10 ${marked[@]+"${marked[@]}"} "${arguments[@]}"
