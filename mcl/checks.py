@@ -9,6 +9,7 @@ from mmengine.runner import find_latest_checkpoint
 
 from .config import LOADERS, datasets, named_datasets, walk
 from .datasets.archives import find_archives
+from .engine.loop import EPOCH_LOOP
 from .errors import InputError
 from .export.checkpoint import read_checkpoint
 
@@ -43,6 +44,19 @@ def check_paths(cfg: Config, trust: bool = False) -> None:
         if node.get("type") in ("Pretrained", "PretrainedInit"):
             _check_initial(node, trust)
     check_data(cfg)
+
+
+def check_loop(cfg: Config) -> None:
+    """Refuse the host's loop of epochs, before it is built with arguments of another.
+
+    Raises:
+        InputError: where the schedule counts optimizer steps.
+    """
+    hook = (cfg.get("default_hooks") or {}).get("param_scheduler") or {}
+    loop = (cfg.get("train_cfg") or {}).get("type")
+    steps = str(hook.get("type")).endswith("OptimStepParamSchedulerHook")
+    if steps and str(loop).endswith("EpochBasedTrainLoop"):
+        raise InputError(EPOCH_LOOP)
 
 
 def check_data(cfg: Config, loaders: Sequence[str] = LOADERS) -> None:

@@ -9,6 +9,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
+from mcl.checks import check_loop
 from mcl.config import adapt_to_cpu, merge_options, share_batch_size
 from mcl.datasets import ReplayableSampler
 from mcl.engine import MCLTrainLoop, OptimStepParamSchedulerHook
@@ -115,8 +116,12 @@ def test_a_loop_of_epochs_names_its_replacement(tmp_path):
         ReplayableSampler(range(24))
     loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
     runner = SimpleNamespace(train_loop=loop, max_epochs=5)
-    with pytest.raises(InputError, match="EpochBased.*MCLTrainLoop.*max_epochs=5"):
+    with pytest.raises(InputError, match="EpochBased.*MCLTrainLoop"):
         OptimStepParamSchedulerHook().before_train(runner)
+    cfg = Config.fromfile(TINY)
+    cfg.train_cfg.update(type="EpochBasedTrainLoop", max_epochs=2)
+    with pytest.raises(InputError, match="EpochBased.*MCLTrainLoop"):
+        check_loop(cfg)
 
 
 def test_warm_ups_that_cannot_be_are_named():
@@ -200,3 +205,22 @@ def test_an_older_config_trains_the_same(image_folder, tmp_path):
     old = start(cfg, tmp_path / "old")
     for name, weight in new.model.state_dict().items():
         assert torch.equal(weight, old.model.state_dict()[name]), name
+
+
+def test_what_a_longer_run_resumes_is_said(image_folder, tmp_path):
+    """The schedule comes from the checkpoint: its rate would stay at the end."""
+    short = run(image_folder, tmp_path / "w", **{"train_cfg.max_iters": 2})
+    assert "2 iterations, 2 optimizer steps of 8 images" in logged(tmp_path / "w")
+    assert "the warm-up is longer than the run of 2 steps" in logged(tmp_path / "w")
+    ends = [s.end for s in short.param_schedulers]
+    resumed = {"train_cfg.max_iters": 3, "resume": True}
+    resumed["load_from"] = f"{tmp_path}/w/iter_2.pth"
+    longer = run(image_folder, tmp_path / "longer", **resumed)
+    assert [s.end for s in longer.param_schedulers] == ends == [51, 2]
+    assert "end at steps [51, 2], those of this config at [51, 3]" in logged(
+        tmp_path / "longer"
+    )
+
+
+def logged(work_dir) -> str:
+    return "".join(file.read_text() for file in work_dir.glob("*/*.log"))

@@ -4,8 +4,8 @@
         [--part backbone|trunk|detector] [--net online|target]
         [--detector mask-rcnn|faster-rcnn|retinanet|c4|cascade|CONFIG]
 
-The file is compared with the model it is for; when a promised part of that would
-not be filled wholly, nothing is written and the exit status is 1.
+The file is compared with the model it is for. When a part of that would be filled
+incompletely, nothing is written and the exit status is 1.
 """
 
 import argparse

@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
-from mcl.checks import check_labels, check_paths, make_work_dir
+from mcl.checks import check_labels, check_loop, check_paths, make_work_dir
 from mcl.config import (
     adapt_to_cpu,
     join_cpu_processes,
@@ -103,6 +103,7 @@ def load_config(args: argparse.Namespace) -> Config:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    check_loop(cfg)
     check_paths(cfg, args.trust)
     check_labels(cfg)
     make_work_dir(cfg.work_dir)

@@ -133,8 +133,8 @@ class Montage(BaseTransform):
         if sides != [(s, s) for s in expected]:
             raise InputError(
                 f"crops have sides {sides}, but size={self.size} and ratios="
-                f"{self.ratios} ask for {expected}: give MultiLevelViews and Montage "
-                "the same size and ratios"
+                f"{self.ratios} ask for {expected}: give the model and MultiLevelViews "
+                "(train_dataloader.dataset.dataset.pipeline.1) the same size and ratios"
             )
 
     def __repr__(self) -> str:

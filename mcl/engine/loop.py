@@ -14,6 +14,12 @@ from ..config import share_batch_size
 from ..errors import InputError
 from .steps import accumulation, optimizer_steps
 
+EPOCH_LOOP = (
+    "train_cfg.type='EpochBasedTrainLoop': the schedule counts optimizer steps and the "
+    "sampler never ends; take train_cfg=dict(_delete_=True, type='MCLTrainLoop', "
+    "max_epochs=...)"
+)
+
 
 @LOOPS.register_module()
 class MCLTrainLoop(IterBasedTrainLoop):
@@ -85,43 +91,50 @@ class OptimStepParamSchedulerHook(ParamSchedulerHook):
             )
         self.warmup_epochs = warmup_epochs
         self.warmup_steps = warmup_steps
+        self.ends: list[int] = []
 
     def before_run(self, runner: Runner) -> None:
-        found = runner.param_schedulers
-        built = found if isinstance(found, list) else []
-        if not all(isinstance(s, _ParamScheduler) for s in built):
-            return  # a test, which has no optimizer
-        steps, configs = optimizer_steps(runner), runner.cfg.get("param_scheduler")
+        built = _schedulers(runner)
+        configs = runner.cfg.get("param_scheduler")
         configs = configs if isinstance(configs, list) else [configs]
         for scheduler, config in zip(built, configs, strict=False):
             if "end" not in config:
-                self._close(scheduler, config, steps, runner)
-        ends = {type(s).__name__: s.end for s in built}
-        runner.logger.info(
-            f"{runner.max_iters} iterations, {steps} optimizer steps of "
-            f"{images_per_step(runner)} images out of "
-            f"{len(runner.train_dataloader.dataset)}; ends of the schedule: {ends}"
-        )
+                self._close(scheduler, config, runner)
+        self.ends = [scheduler.end for scheduler in built]
 
     def _close(
-        self, scheduler: _ParamScheduler, config: Mapping, steps: int, runner: Runner
+        self, scheduler: _ParamScheduler, config: Mapping, runner: Runner
     ) -> None:
         """Set the end that the host took for the run's last iteration."""
+        scheduler.end = optimizer_steps(runner)
         if isinstance(scheduler, LinearParamScheduler):
             scheduler.total_iters = self._warmup(runner)
             scheduler.end = scheduler.begin + scheduler.total_iters + 1
-        else:
-            scheduler.end = steps
-        is_cosine = isinstance(scheduler, CosineAnnealingParamScheduler)
-        if is_cosine and config.get("T_max") is None:
-            scheduler.T_max = steps - scheduler.begin
+        elif isinstance(scheduler, CosineAnnealingParamScheduler):
+            if config.get("T_max") is None:
+                scheduler.T_max = scheduler.end - scheduler.begin
 
     def before_train(self, runner: Runner) -> None:
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise InputError(
-                "train_cfg.type='EpochBasedTrainLoop': the schedule counts optimizer "
-                "steps and the sampler never ends; take "
-                f"dict(type='MCLTrainLoop', max_epochs={runner.max_epochs})"
+            raise InputError(EPOCH_LOOP)
+        steps = optimizer_steps(runner)
+        runner.logger.info(
+            f"{len(runner.train_dataloader.dataset)} images, {runner.max_iters} "
+            f"iterations, {steps} optimizer steps of {images_per_step(runner)} images"
+        )
+        # A checkpoint brings its own ends along.
+        built = _schedulers(runner)
+        ends = [scheduler.end for scheduler in built]
+        if ends != self.ends:
+            runner.logger.warning(
+                f"the resumed schedules end at steps {ends}, those of this config at "
+                f"{self.ends}; the learning rate follows the checkpoint. To train "
+                "longer, begin a new run with load_from instead of --resume"
+            )
+        elif any(isinstance(s, LinearParamScheduler) and s.end > steps for s in built):
+            runner.logger.warning(
+                f"the warm-up is longer than the run of {steps} steps; shorten "
+                "default_hooks.param_scheduler.warmup_epochs or warmup_steps"
             )
 
     def after_train_iter(self, runner: Runner, *args, **kwargs) -> None:
@@ -141,6 +154,13 @@ class OptimStepParamSchedulerHook(ParamSchedulerHook):
             )
         # With none the host's scheduler would stay at its first factor for ever.
         return max(1, steps)
+
+
+def _schedulers(runner: Runner) -> list[_ParamScheduler]:
+    """The built ones of a single optimizer; none before a test."""
+    found = runner.param_schedulers
+    found = found if isinstance(found, list) else []
+    return [s for s in found if isinstance(s, _ParamScheduler)]
 
 
 def images_per_step(runner: Runner) -> int:

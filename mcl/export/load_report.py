@@ -119,11 +119,11 @@ class LoadReport:
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        rows = ["part                                loaded missing unexpected unlike"]
+        rows = [f"{'part':35} loaded missing unexpected mismatched"]
         for name, p in self.parts.items():
             counts = (p.loaded, p.missing, p.unexpected, p.mismatched)
-            loaded, missing, unexpected, unlike = map(len, counts)
-            rows.append(f"{name:35}{loaded:7}{missing:8}{unexpected:11}{unlike:7}")
+            loaded, missing, unexpected, mismatched = map(len, counts)
+            rows.append(f"{name:35}{loaded:7}{missing:8}{unexpected:11}{mismatched:11}")
         return "\n".join(rows)
 
 

@@ -70,7 +70,7 @@ def differentiate_early(
         )
     if any(getattr(module, "with_cp", False) for module in model.modules()):
         raise InputError(
-            "early_backward=True and backbone.with_cp=True: the hosts' activation "
+            "early_backward=True and backbone.with_cp=True: MMPretrain's activation "
             "checkpoints cannot be differentiated early; choose one of them"
         )
     weights = [weight for weight in model.parameters() if weight.requires_grad]

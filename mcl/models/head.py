@@ -83,7 +83,8 @@ class MCLHead(BaseModule):
         weights = self.loss_module.level_weights
         if len(weights) != len(self.ratios):
             raise InputError(
-                f"level_weights={weights}: give one for each of ratios={self.ratios}"
+                f"model.head.loss.level_weights={weights}: give one for each of "
+                f"ratios={self.ratios}"
             )
         if reduction not in ("sum", "mean"):
             raise InputError(f"reduction={reduction!r}: choose 'sum' or 'mean'")
